@@ -1,0 +1,29 @@
+"""Which connector serves a channel: one line each. The contract suite and the Sender find them here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from connectors.base import Connector, SettingsError
+from connectors.fcm import Fcm
+from connectors.smtp import Smtp
+from connectors.twilio import Twilio
+from connectors.webhook import Webhook
+
+CHANNELS: dict[str, type[Smtp] | type[Twilio] | type[Fcm] | type[Webhook]] = {
+    "email": Smtp,
+    "sms": Twilio,
+    "push": Fcm,
+    "webhook": Webhook,
+}
+
+ABILITIES: dict[str, Literal["keyed", "lookup", "neither"]] = {name: kind.ability.kind for name, kind in CHANNELS.items()}
+
+
+def connect(channel: str, settings: dict[str, Any]) -> Connector:
+    """The connector of a channel, not yet started. Raises SettingsError naming channel and field."""
+    make: Callable[[dict[str, Any]], Connector] | None = CHANNELS.get(channel)
+    if make is None:
+        raise SettingsError(f"unknown channel {channel!r}; known: {', '.join(CHANNELS)}")
+    return make(settings)

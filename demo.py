@@ -1,0 +1,356 @@
+"""The demo: a whole installation on embedded defaults, a seeded shop that feeds it, and a console that shows it.
+
+This process starts the others (stand-ins, worker, gateway), owns the embedded store, and posts the shop's reports to the
+gateway as a shop would. It imports neither Faust nor Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import yaml
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+import settings as settings_module
+import wire
+from connectors.fake_shop import FakeShop, Report
+from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, SIGNING
+from connectors.store import Store
+from orders.fact import Fact, encode_fact
+from settings import Settings
+from streams.clock import WallClock
+from streams.intake import Delivery, encode_delivery
+from streams.transport import Log
+
+TICK_S = 0.1
+READY_S = 60.0
+REST_S = 60.0  # after the last report: everything done by then, or it is shown as waiting
+STATUS_ORDER = (
+    *("order_placed", "on_hold", "payment_failed", "payment_confirmed", "in_progress", "backordered", "partially_shipped", "shipped"),
+    *("out_for_delivery", "exception", "partially_delivered", "delivered", "returned", "refunded", "cancelled"),
+)
+POISON = (
+    b'{"type":"OrderPlaced","v":1',  # broken JSON
+    b'{"type":"PaymentCaptured","order":"lumi:1","system":"pay:lumi","object":"x","at":1795464000000,"amount":"12,50","currency":"EUR"}',
+    b'{"type":"ParcelTeleported","order":"lumi:1","system":"dhl:lumi","object":"x","at":1795464000000}',
+)
+
+
+class Feed:
+    """Posts what the shop reports, at its times; what the gateway does not take is posted again."""
+
+    def __init__(self, shop: FakeShop, orders: int, first: int, url: str, log: Log, faults: bool) -> None:
+        self.shop, self.orders, self.first, self.log, self.faults = shop, orders, first, log, faults
+        self.client = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False)
+        self.clock = WallClock()
+        self.placed = 0
+        self.done = False
+
+    async def run(self) -> None:
+        if self.faults:
+            await self.log.append("facts", [(f"{self.shop.shop}:poison-{n}".encode(), body) for n, body in enumerate(POISON)])
+        reports = self.shop.reports(self.orders, self.first)
+        batch: list[Report] = []
+        for report in reports:
+            while report.arrives > self.clock.now() or len(batch) >= 2000:
+                await self._post(batch)
+                batch = []
+                if report.arrives > self.clock.now():
+                    await asyncio.sleep(TICK_S)
+            batch.append(report)
+        await self._post(batch)
+        self.done = True
+        await self.client.aclose()
+
+    async def _post(self, reports: list[Report]) -> None:
+        facts = [r.record for r in reports if isinstance(r.record, Fact)]
+        others = [r for r in reports if not isinstance(r.record, Fact)]
+        if others:
+            now = self.clock.now()
+            bodies = [encode_fact(r.record) for r in others]
+            rows = [Delivery(source="canonical", delivery=f"{now}-{n}", at=now, body=body) for n, body in enumerate(bodies)]
+            await self.log.append("deliveries", [(f"canonical/{row.delivery}".encode(), encode_delivery(row)) for row in rows])
+        while facts:
+            part, facts = facts[:500], facts[500:]
+            body = b"\n".join(encode_fact(fact) for fact in part)
+            while True:
+                try:
+                    answer = await self.client.post("/v1/facts", content=body, headers={"content-type": "application/x-ndjson"})
+                except httpx.TransportError:
+                    answer = None
+                if answer is not None and answer.status_code == 202:
+                    break
+                if answer is not None and answer.status_code < 500 and answer.status_code != 429:
+                    raise wire.Failed(f"the gateway refuses the demo's facts: {answer.status_code} {answer.text[:300]}")
+                await asyncio.sleep(0.5)
+            self.placed += sum(type(fact).__name__ == "OrderPlaced" for fact in part)
+
+
+def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
+    """The file the roles read: everything live, against the stand-ins."""
+    hook = f"http://127.0.0.1:{ports['http']}"
+    tree = {
+        "data": str(folder),
+        "http": {"port": port, "worker_port": 0},
+        "brand": {"tracking_url": f"http://127.0.0.1:{port}/track/", "short_url": f"http://127.0.0.1:{port}/t/"},
+        "channels": {
+            "email": {"mode": "live", "port": ports["smtp"], "tls": "off", "rate": 500.0},
+            "sms": {"mode": "live", "url": hook, "account": ACCOUNT, "token": {"env": "ORDERFLOW_STAND_IN"}, "sender": "+15005550006", "rate": 500.0,
+                    "status_callback": "https://shop.invalid/receipts/twilio"},
+            "push": {"mode": "live", "url": hook, "project": PROJECT, "token": {"env": "ORDERFLOW_STAND_IN"}, "rate": 500.0},
+            "webhook": {"mode": "live", "url": f"{hook}/hooks/events", "secret": {"env": "ORDERFLOW_SIGNING"}, "private": True, "rate": 500.0},
+        },
+    }  # fmt: skip
+    path = folder / "orderflow.yaml"
+    path.write_text("# written by the demo at each start\n" + yaml.safe_dump(tree))
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def installation(folder: Path, port: int, seed: int, faults: bool) -> AsyncIterator[tuple[Settings, Store, Log]]:
+    """Stand-ins, store, log, worker and gateway, until the block ends."""
+    ports_file = folder / "stand_ins.json"
+    ports_file.unlink(missing_ok=True)
+    (folder / "stats.json").unlink(missing_ok=True)
+    environment = {"ORDERFLOW_STAND_IN": PASSWORD, "ORDERFLOW_SIGNING": SIGNING}
+    with (folder / "roles.log").open("ab") as roles_log:
+        processes = [await wire.role("stand-ins", None, "--folder", str(folder), "--seed", str(seed), "--faults" if faults else "--no-faults", stderr=roles_log)]
+        try:
+            await _until(ports_file.exists, "the stand-ins", processes, folder)
+            config = configuration(folder, port, json.loads(ports_file.read_text()))
+            settings = settings_module.load(config)
+            async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
+                await wire.lay_out(settings, store, log)
+                (folder / "received.jsonl").touch()
+                processes += [await wire.role(name, config, stderr=roles_log, **environment) for name in ("worker", "gateway")]
+                try:
+                    stats = folder / "stats.json"
+                    await _until(lambda: stats.exists() and json.loads(stats.read_text())["ready"], "the worker", processes, folder)
+                    await _answers(port, processes, folder)
+                    yield settings, store, log
+                finally:
+                    await wire.end_roles(processes[1:])
+        finally:
+            await wire.end_roles(processes)
+
+
+async def _until(true: Any, what: str, processes: list[asyncio.subprocess.Process], folder: Path) -> None:
+    for _ in range(int(READY_S / 0.05)):
+        if true():
+            return
+        if any(process.returncode is not None for process in processes):
+            break
+        await asyncio.sleep(0.05)
+    tail = (folder / "roles.log").read_text(errors="replace").strip().splitlines()[-5:]
+    raise wire.Failed(f"{what} did not come up; the last it said:\n" + "\n".join(tail))
+
+
+async def _answers(port: int, processes: list[asyncio.subprocess.Process], folder: Path) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for _ in range(int(READY_S / 0.05)):
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200:
+                    return
+            if any(process.returncode is not None for process in processes):
+                break
+            await asyncio.sleep(0.05)
+    await _until(lambda: False, "the gateway", processes, folder)
+
+
+class Picture(msgspec.Struct):
+    """What is known at one moment, for the console and for the result."""
+
+    orders: int = 0
+    statuses: dict[str, int] = {}
+    tags: dict[str, int] = {}
+    facts_in: int = 0
+    done: int = 0
+    parked: int = 0
+    waiting: int = 0
+    behind: int = 0
+    scores: int = 0
+    fallback_scores: int = 0
+    messages: dict[str, int] = {}
+    duplicates: int = 0
+
+
+async def look(settings: Settings, store: Store, log: Log) -> Picture:
+    orders = wire.lanes(settings, ["orders"])
+    tags = await store.tag_counts(orders)
+    counters = await store.counters(orders)
+    behind = waiting = facts_in = parked = 0
+    for topic, processor in wire.PROCESSOR_OF.items():
+        bounds = await log.bounds(topic)
+        for standing in await store.standing(wire.lanes(settings, [processor])):
+            first, end = bounds.get(standing.lane.partition, (0, 0))
+            behind += end - (standing.offset or 0)
+            if processor == "orders":
+                facts_in += end
+                waiting += end - (standing.offset or 0)
+                parked += standing.parked
+    messages, duplicates = await asyncio.to_thread(_received, settings.folder / "received.jsonl")
+    statuses = {name: tags[name] for name in STATUS_ORDER if name in tags}
+    model, fallback = counters.get("model_scores", 0), counters.get("fallback_scores", 0)
+    return Picture(
+        orders=sum(statuses.values()),
+        statuses=statuses,
+        tags=tags,
+        facts_in=facts_in,
+        done=counters.get("done", 0),
+        parked=parked,
+        waiting=waiting,
+        behind=behind,
+        scores=model + fallback,
+        fallback_scores=fallback,
+        messages=dict(messages),
+        duplicates=duplicates,
+    )
+
+
+def _received(ledger: Path) -> tuple[Counter[str], int]:
+    """Messages by channel, and how many came a second time, as the stand-ins counted them."""
+    by_channel: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
+    with contextlib.suppress(FileNotFoundError):
+        for line in ledger.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                row = msgspec.json.decode(line)
+                by_channel[row["channel"]] += 1
+                seen[row["channel"], row["effect"]] += 1
+    return by_channel, sum(count - 1 for count in seen.values())
+
+
+def picture_rows(picture: Picture, rate: float, url: str) -> Group:
+    flow = Table.grid(padding=(0, 3))
+    flow.add_row(f"[bold]orderflow[/]  {url}", f"{rate:,.0f} facts/s", f"{picture.waiting} waiting", f"{picture.parked} parked", f"{picture.scores} scores")
+    statuses = Table(title="orders", title_justify="left", box=None, show_header=False)
+    widest = max(picture.statuses.values(), default=1)
+    for name, count in picture.statuses.items():
+        statuses.add_row(name.replace("_", " "), f"{count:>6}", "[cyan]" + "▇" * max(1, round(40 * count / widest)) + "[/]")
+    sent = Table(title="messages that left", title_justify="left", box=None, show_header=False)
+    for channel, count in sorted(picture.messages.items()):
+        sent.add_row(channel, f"{count:>6}")
+    return Group(flow, "", statuses, "", sent)
+
+
+async def run(*, orders: int, seconds: float, seed: int, data: Path | None, port: int, faults: bool, stay: bool, console: bool) -> dict[str, Any]:
+    """Raises wire.Failed with what did not come up."""
+    with _folder(data) as folder:
+        port = port or free_port()
+        url = f"http://127.0.0.1:{port}"
+        screen = Console(stderr=True)
+        memory = Path(folder / "demo.json")
+        first = json.loads(memory.read_text())["next"] if memory.exists() else 0
+        with screen.status("starting store, log, Ray, worker and gateway") if console else contextlib.nullcontext():
+            stack = contextlib.AsyncExitStack()
+            settings, store, log = await stack.enter_async_context(installation(folder, port, seed, faults))
+        async with stack:
+            shop = FakeShop.demo(seed, orders, seconds, WallClock().now())
+            shop.start_ms -= first * shop.interval_ms
+            memory.write_text(json.dumps({"next": first + orders}))
+            feed = Feed(shop, orders, first, url, log, faults)
+            result = await _watch(feed, settings, store, log, url, screen if console else None, stay)
+        return result
+
+
+@contextlib.contextmanager
+def _folder(data: Path | None) -> Iterator[Path]:
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield data.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="orderflow-demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+async def _watch(feed: Feed, settings: Settings, store: Store, log: Log, url: str, screen: Console | None, stay: bool) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    feeding = asyncio.create_task(feed.run())
+    stopping = asyncio.ensure_future(wire.stop_signal())
+    began, fed_at = loop.time(), 0.0
+    before = await look(settings, store, log)
+    picture, since, quiet = before, began, 0
+    peak = 0
+    live = Live(console=screen, refresh_per_second=4) if screen else None
+    with live or contextlib.nullcontext():
+        while not stopping.done():
+            await asyncio.sleep(0.5)
+            if feeding.done():
+                feeding.result()
+                fed_at = fed_at or loop.time()
+            now = await look(settings, store, log)
+            rate = (now.done - picture.done) / max(loop.time() - since, 1e-6)
+            quiet = quiet + 1 if now.behind == 0 and now.messages == picture.messages else 0
+            picture, since = now, loop.time()
+            peak = max(peak, await asyncio.to_thread(memory_pss))
+            if live is not None:
+                live.update(picture_rows(picture, rate, url))
+            if fed_at and not stay and (quiet >= 6 or loop.time() - fed_at > REST_S):
+                break
+    stopping.cancel()
+    feeding.cancel()
+    elapsed = (fed_at or loop.time()) - began
+    stats = json.loads((settings.folder / "stats.json").read_text())
+    return {
+        "orders": picture.orders,
+        "orders_by_status": picture.statuses,
+        "facts_in": picture.facts_in,
+        "done": picture.done,
+        "parked": picture.parked,
+        "waiting": picture.waiting,
+        "messages": picture.messages,
+        "duplicate_messages": picture.duplicates,
+        "unknown": picture.tags.get("unknown", 0),
+        "scores": picture.scores,
+        "fallback_scores": picture.fallback_scores,
+        "facts_per_second": round((picture.done - before.done) / elapsed, 1),
+        "latency_ms": stats["latency_ms"],
+        "memory_pss_mb": round(peak / 1e6),
+    }
+
+
+def memory_pss() -> int:
+    """Proportional set size of this process and all it started, bytes."""
+    from actors.ray_local import process_tree
+
+    total = 0
+    for pid in process_tree(_self()):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def _self() -> int:
+    import os
+
+    return os.getpid()
+
+
+def show(result: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(box=None, show_header=False)
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in value.items())
+        table.add_row(name.replace("_", " "), str(value))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""What we say to people: templates, consent, channel and time. Pure."""

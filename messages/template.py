@@ -1,0 +1,207 @@
+"""The texts, and which fields each of them needs.
+
+A request names a template and a channel and carries its fields as strings; `FIELDS` says which. A field that is
+absent or blank never sends. Times are milliseconds as decimal strings, `amount` is minor units of `currency`.
+
+Wording is Jinja, one sentence source for text and HTML. What a wording may use beside its fields: `brand`, `hashtag`,
+`today` (the milestone is of the recipient's today) and `date` (the milestone's local date), `expected_today` and
+`expected` (the same of the field `expected_at`), `money` (amount and currency, formatted).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+EMAIL, SMS, PUSH = "email", "sms", "push"
+CHANNELS = (EMAIL, SMS, PUSH)
+
+
+class Wording(msgspec.Struct, frozen=True):
+    """What one template says on one channel."""
+
+    body: str
+    needs: tuple[str, ...]
+    subject: str = ""  # e-mail's subject, push's title
+    heading: str = ""  # e-mail only: the line above the text
+    variant: str = ""  # body when the fields in `may_lack` did not come in time
+    may_lack: tuple[str, ...] = ()  # fields worth waiting for, and dispensable in the end
+
+
+def _update(noun: str) -> Wording:
+    """S-071, and its sister for what is not about a package yet."""
+    return Wording(
+        subject="{{ brand }}",
+        body=(
+            "Order #{{ order_number }} Update: Your " + noun + "{% if today %} is now {{ status_text }}!"
+            "{% else %} has been {{ status_text }} since {{ date }}.{% endif %}"
+        ),
+        needs=("order_number", "status_text"),
+    )
+
+
+_PACKAGE = _update("package")
+_ORDER = _update("order")
+
+_SHIPPED_HEAD = (
+    "Your order #{{ order_number }} is on its way, {{ customer_name }}! "
+    "It was shipped {% if today %}today{% else %}on {{ date }}{% endif %} via {{ carrier }}"
+)
+_SHIPPED_TAIL = " We hope you enjoy your new {{ product_name }}."
+
+WORDING: dict[tuple[str, str], Wording] = {
+    # S-062
+    ("order_placed", EMAIL): Wording(
+        subject="Your {{ brand }} order #{{ order_number }}",
+        heading="Thank you for your order",
+        body=(
+            "Hi {{ customer_name }}, thank you for your order! Your order #{{ order_number }} has been successfully placed"
+            " and is awaiting payment confirmation. We'll send another update once your payment is processed."
+        ),
+        needs=("customer_name", "order_number"),
+    ),
+    # S-063
+    ("payment_confirmed", EMAIL): Wording(
+        subject="Payment confirmed for order #{{ order_number }}",
+        heading="Payment confirmed",
+        body=(
+            "Great news, {{ customer_name }}! Your payment for order #{{ order_number }} has been confirmed."
+            " Your items are now being prepared for shipment. You can track your order status here: {{ tracking_page }}."
+        ),
+        needs=("customer_name", "order_number", "tracking_page"),
+    ),
+    # S-064
+    ("shipped", EMAIL): Wording(
+        subject="Your order #{{ order_number }} is on its way",
+        heading="On its way",
+        body=_SHIPPED_HEAD
+        + " with tracking number {{ tracking_number }}. You can follow its journey here: {{ tracking_link }}."
+        + _SHIPPED_TAIL,
+        variant=_SHIPPED_HEAD + "." + _SHIPPED_TAIL,
+        needs=("order_number", "customer_name", "carrier", "tracking_number", "tracking_link", "product_name"),
+        may_lack=("tracking_number", "tracking_link"),
+    ),
+    # S-065
+    ("delivered", EMAIL): Wording(
+        subject="Your order #{{ order_number }} has been delivered",
+        heading="Delivered",
+        body=(
+            "Good news, {{ customer_name }}! Your order #{{ order_number }} has been successfully delivered."
+            " We hope you love your purchase! If you have any questions, please reply to this email."
+            " Share your experience with {{ hashtag }}."
+        ),
+        needs=("customer_name", "order_number"),
+    ),
+    # S-066
+    ("payment_failed", EMAIL): Wording(
+        subject="We couldn't process the payment for order #{{ order_number }}",
+        heading="Your payment did not go through",
+        body=(
+            "Hi {{ customer_name }}, we're sorry, but your payment for order #{{ order_number }} could not be processed."
+            " You can try again here: {{ retry_link }}."
+            " If you have any questions, please reply to this email."
+        ),
+        needs=("customer_name", "order_number", "retry_link"),
+    ),
+    # S-067
+    ("feedback", EMAIL): Wording(
+        subject="How was your {{ brand }} order #{{ order_number }}?",
+        heading="How did we do?",
+        body=(
+            "Hi {{ customer_name }}, we hope you are enjoying your new {{ product_name }}! How was your experience with order"
+            " #{{ order_number }}? Tell us here: {{ feedback_link }}. It takes less than a minute, and it helps us do better."
+        ),
+        needs=("customer_name", "order_number", "product_name", "feedback_link"),
+    ),
+    ("cancelled", EMAIL): Wording(
+        subject="Your order #{{ order_number }} has been cancelled",
+        heading="Order cancelled",
+        body=(
+            "Hi {{ customer_name }}, your order #{{ order_number }} has been cancelled. If you have already paid,"
+            " we will send your money back. If you have any questions, please reply to this email."
+        ),
+        needs=("customer_name", "order_number"),
+    ),
+    ("refunded", EMAIL): Wording(
+        subject="Your refund for order #{{ order_number }}",
+        heading="Your refund",
+        body=(
+            "Hi {{ customer_name }}, your refund of {{ money }} for order #{{ order_number }} has been issued."
+            " Depending on your bank it may take a few days to show up."
+            " If you have any questions, please reply to this email."
+        ),
+        needs=("customer_name", "order_number", "amount", "currency"),
+    ),
+    ("backordered", EMAIL): Wording(
+        subject="An update on your order #{{ order_number }}",
+        heading="We are waiting for stock",
+        body=(
+            "Hi {{ customer_name }}, thank you for your patience! Your {{ product_name }} from order #{{ order_number }}"
+            " is out of stock at the moment. It has a place in the queue, and we'll send another update as soon as it is here."
+            " You can track your order status here: {{ tracking_page }}."
+        ),
+        needs=("customer_name", "order_number", "product_name", "tracking_page"),
+    ),
+    ("delay", EMAIL): Wording(
+        subject="Your order #{{ order_number }} is taking longer than planned",
+        heading="A little later than planned",
+        body=(
+            "Hi {{ customer_name }}, we're sorry, but your order #{{ order_number }} is taking longer than we promised."
+            " We are on it, and we'll send another update as soon as it moves."
+            " You can track your order status here: {{ tracking_page }}."
+        ),
+        needs=("customer_name", "order_number", "tracking_page"),
+    ),
+    ("address_incomplete", EMAIL): Wording(
+        subject="We need your full address for order #{{ order_number }}",
+        heading="We need your address",
+        body=(
+            "Hi {{ customer_name }}, we'd love to ship your order #{{ order_number }}, but the delivery address is incomplete."
+            " Please complete it here: {{ tracking_page }}, or simply reply to this email."
+        ),
+        needs=("customer_name", "order_number", "tracking_page"),
+    ),
+    # S-069
+    ("shipped", SMS): Wording(
+        body="Your {{ brand }} order #{{ order_number }} has shipped! Track it here: {{ short_link }}.",
+        needs=("order_number", "short_link"),
+    ),
+    # S-070
+    ("delivery_reminder", SMS): Wording(
+        body=(
+            "Heads up! Your {{ brand }} order #{{ order_number }} is expected to be delivered"
+            " {% if expected_today %}today{% else %}on {{ expected }}{% endif %}. Get ready to receive your items!"
+        ),
+        needs=("order_number", "expected_at"),
+    ),
+    ("payment_failed", SMS): Wording(
+        body="Your payment for {{ brand }} order #{{ order_number }} could not be processed. Try again here: {{ retry_link }}.",
+        needs=("order_number", "retry_link"),
+    ),
+    ("delay", SMS): Wording(
+        body="Sorry! Your {{ brand }} order #{{ order_number }} is taking longer than planned. Track it here: {{ short_link }}.",
+        needs=("order_number", "short_link"),
+    ),
+    # S-071
+    ("order_placed", PUSH): _ORDER,
+    ("payment_confirmed", PUSH): _ORDER,
+    ("in_progress", PUSH): _ORDER,
+    ("shipped", PUSH): _PACKAGE,
+    ("out_for_delivery", PUSH): _PACKAGE,
+    ("cancelled", PUSH): _ORDER,
+    ("refunded", PUSH): _ORDER,
+    ("backordered", PUSH): _ORDER,
+    ("delay", PUSH): _ORDER,
+    # S-072
+    ("delivered", PUSH): Wording(
+        subject="{{ brand }}",
+        body=(
+            "Delivered! Your {{ brand }} order #{{ order_number }} has arrived"
+            "{% if not today %} on {{ date }}{% endif %}. Enjoy!"
+        ),
+        needs=("order_number",),
+    ),
+}
+
+FIELDS: dict[tuple[str, str], tuple[str, ...]] = {key: wording.needs for key, wording in WORDING.items()}
+LINKS = frozenset({"tracking_page", "tracking_link", "short_link", "retry_link", "feedback_link"})
+TIMES = frozenset({"expected_at"})

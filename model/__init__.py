@@ -1,0 +1,1 @@
+"""What we know: features, networks, training, artefacts, calibration, reasons."""

@@ -1,0 +1,489 @@
+"""What is wanted: effects and timers, from what is known and nothing else. No clock, no I/O.
+
+A wanted effect is its name, `action milestone instance`. What it carries is made when it leaves: `request` for another
+lane, `body` for the outside. A trigger is *monotone* (looks at what can only grow) or *guarded*: `guard` looks again,
+at the claim, at everything that may have changed since it became wanted.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from orders.decision import APPROVE, DECLINE, SHARE
+from orders.effect import Effect, effect_id
+from orders.fact import Line, Tracking
+from orders.policy import Policy
+from orders.request import (
+    MessageBlocked,
+    MessageFreed,
+    MessageRequested,
+    ReferenceLinked,
+    StockReleaseRequested,
+    StockRequested,
+    StockShipped,
+)
+from orders.state import Order
+from orders.status import WORDS, Status
+from orders.view import ADDRESS_HOLD, REVIEW_HOLD, TROUBLE, Parcel, View, decline_timer, wanted
+
+RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock.ship shipped"
+PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
+REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
+PAYMENT_LINK, TRACKING_LINK = "reference.link payment", "reference.link tracking"
+NOTICE = "team.notice "
+TEAMS = {  # what a notice is about -> who is told
+    "stock_risk": "inventory",
+    "payment_problem": "finance",
+    "contradiction": "finance",
+    "dispute": "finance",
+    "review": "risk",
+    "exception": "service",
+    "cancelled_after_pick": "warehouse",
+}
+MESSAGE_CHANNELS = {"notify.email": "email", "notify.sms": "sms", "notify.push": "push"}
+OUTSIDE = frozenset({"warehouse.pick", "carrier.label", "carrier.void", "payment.refund", "team.notice"})
+UNANSWERED = frozenset({"reference.link", "stock.ship"})  # done when their record is in the outbox
+KEPT = frozenset({"stock.reserve", "stock.release"})  # once asked, answered: never withdrawn, but undone by a release
+
+
+class Wanted(msgspec.Struct, gc=False):
+    effects: list[str]  # names; one may occur twice
+    timers: dict[str, int]  # name -> due, ms; only those that have not fired
+
+
+def plan(view: View, order: Order, policy: Policy) -> Wanted:
+    """Everything this order should have caused by now, made or not, and when to look again without being told anything."""
+    effects: list[str] = []
+    timers: dict[str, int] = {}
+    out = Wanted(effects, timers)
+    say = policy.messages
+    fired = order.fired
+    placed = view.placed
+    for payment in view.payments:
+        effects.append(f"{PAYMENT_LINK} {payment.object}")
+    if view.disputed or view.dispute_lost:
+        effects.append("team.notice dispute")
+    if placed is None:
+        return out
+    past = placed.backfilled  # an order from history: linked and shown, but nothing is done about it
+    cancelled = view.cancelled
+    verdict = view.verdict
+    going = not cancelled and not past and verdict != "" and verdict != DECLINE
+    decision = order.decision
+    if decision is not None and verdict == DECLINE and not view.person_verdict:
+        settled = decline_timer(decision)
+        if settled not in fired:
+            timers[settled] = decision.since + policy.settle_ms
+
+    # payment
+    if going:
+        effects.extend(say.get("order_placed", ()))
+    paid = view.paid_in_full
+    if paid:
+        if not cancelled and not placed.prepaid and view.paid_live and placed.total:
+            effects.extend(say.get("payment_confirmed", ()))
+    elif view.failures and not cancelled and view.failed_live and not past:
+        effects.extend(say.get("payment_failed", ()))
+        if view.failures >= policy.finance_after_failures:
+            effects.append("team.notice payment_problem")
+    if view.currency_conflict or view.contradictions:
+        effects.append("team.notice contradiction")
+
+    # stock and warehouse
+    if going:
+        if paid or (placed.total > 0 and view.authorized >= placed.total):
+            for line in view.lines:
+                if wanted(view, line) > 0:
+                    effects.append(f"{RESERVE} {line.line}")
+        if view.short and not view.shipped_at:
+            effects.extend(say.get("backordered", ()))
+        if view.short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
+            effects.append("team.notice stock_risk")
+        if view.reserved:
+            if paid and not view.shipped_at:
+                effects.extend(say.get("in_progress", ()))
+                if all_reserved(view):
+                    for location in sorted({f.location for f in view.reserved.values()}):
+                        if location not in view.picked:
+                            effects.append(f"{PICK} {location}")
+            if view.shipped_at:
+                gone = [p for p in view.parcels.values() if p.shipped_at]
+                for line_id, reservation in view.reserved.items():
+                    if reservation.system == "stock" and (view.all_shipped or line_left(line_id, gone)):
+                        effects.append(f"{LEFT} {line_id}")
+    if view.holds and not past:
+        if ADDRESS_HOLD in view.holds:
+            effects.extend(say.get("address_incomplete", ()))
+        if REVIEW_HOLD in view.holds:
+            effects.append("team.notice review")
+
+    # parcels
+    if view.parcels:
+        _parcels(view, order, policy, out, going)
+    if placed.promised and not view.all_delivered and not cancelled and not past and not view.all_returned:
+        if "delay" not in fired:
+            timers["delay"] = placed.promised
+        else:
+            effects.extend(say.get("delay", ()))
+
+    # undoing
+    if view.reserved or view.short:
+        kept = set() if cancelled else {x.line for x in view.lines if wanted(view, x) > 0}
+        for line_id, answer in (*view.reserved.items(), *view.short.items()):
+            if line_id not in kept and answer.system == "stock":
+                effects.append(f"{RELEASE} {line_id}")
+    if cancelled and not past:
+        _undo(view, order, policy, out)
+    for refund in view.refunds:
+        if not refund.backfilled and not past:
+            for message in say.get("refunded", ()):
+                effects.append(f"{message} {refund.object}")
+    if policy.retire_after_ms and view.ended and decision is not None:
+        if not any(effect.open and effect.id not in view.answered for effect in order.ledger.values()):
+            timers["retire"] = max(view.last_at, decision.at) + policy.retire_after_ms
+    return out
+
+
+def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool) -> None:
+    effects, timers, say, fired = out.effects, out.timers, policy.messages, order.fired
+    past = view.placed is not None and view.placed.backfilled
+    for parcel in view.parcels.values():
+        id = parcel.id
+        if parcel.tracking:
+            effects.append(f"{TRACKING_LINK} {parcel.tracking}")
+        if parcel.shipped_at:
+            if parcel.shipped_live:
+                for name in say.get("shipped", ()):
+                    effects.append(f"{name} {id}")
+            if parcel.out_at and parcel.out_live:
+                for name in say.get("out_for_delivery", ()):
+                    effects.append(f"{name} {id}")
+            if parcel.tag._value_ in TROUBLE and parcel.shipped_live:
+                effects.append(f"team.notice exception {id}")
+            if parcel.eta_from and not parcel.delivered_at and not parcel.returned_at and parcel.shipped_live:
+                timer = f"delivery_reminder {id}"
+                if timer not in fired:
+                    timers[timer] = parcel.eta_from - policy.reminder_lead_ms
+                else:
+                    for name in say.get("delivery_reminder", ()):
+                        effects.append(f"{name} {id}")
+        elif going and parcel.packed_at and not parcel.tracking:
+            effects.append(f"{LABEL} {id}")
+    if view.all_delivered:
+        if all(p.delivered_live for p in view.parcels.values()):
+            effects.extend(say.get("delivered", ()))
+            if not view.returned_at and not view.refunded and not view.disputed and not past:
+                if "feedback" not in fired:
+                    timers["feedback"] = view.delivered_at + policy.feedback_after_ms
+                else:
+                    effects.extend(say.get("feedback", ()))
+
+
+def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
+    effects = out.effects
+    effects.extend(policy.messages.get("cancelled", ()))
+    if view.captured > view.refunded:
+        for capture in view.captures:
+            if capture.currency == view.currency:
+                effects.append(f"{REFUND} {capture.object}")
+    elif view.paid > view.refunded:
+        effects.append(REFUND)
+    for parcel in view.parcels.values():
+        label = order.ledger.get(f"{LABEL} {parcel.id}")
+        bought = label is not None and bool(label.attempts) and label.attempts[-1].outcome != "rejected"
+        if bought or parcel.tag == Tracking.LABEL_CREATED:
+            effects.append(f"{VOID} {parcel.id}")
+    if view.picked or any(name.startswith(PICK) and effect.attempts for name, effect in order.ledger.items()):
+        effects.append("team.notice cancelled_after_pick")
+
+
+def all_reserved(view: View) -> bool:
+    return all(x.line in view.reserved for x in view.lines if wanted(view, x) > 0)
+
+
+def line_left(line: str, parcels: list[Parcel]) -> bool:
+    return any(q.line == line for p in parcels for q in p.lines)
+
+
+# --- the guard: looked at again by the commit that claims
+def guard(effect: Effect, view: View, order: Order) -> str:
+    """Why an effect that is wanted must still wait; "" when it may be claimed."""
+    action = effect.action
+    if action == "team.notice":
+        return ""
+    if effect.undoes:
+        undone = next((e for e in order.ledger.values() if e.id == effect.undoes), None)
+        if undone is not None and undone.attempts and undone.attempts[-1].outcome not in ("sent", "rejected"):
+            return "undoes_open"
+        return ""
+    if view.incomplete:
+        return "incomplete"
+    if action == "payment.refund":
+        return "" if view.cancelled else "not_cancelled"
+    if view.holds:
+        return "held"
+    if view.verdict != APPROVE:
+        return "undecided"
+    if view.cancelled or view.shipped_at:
+        return "cancelled" if view.cancelled else "shipped"
+    return ""
+
+
+def undoes(name: str, order_id: str) -> str:
+    """The ID of the effect that this one undoes; "" for most."""
+    action, _, instance = parts(name)
+    if action == "carrier.void":
+        return effect_id(order_id, "packed", instance, "carrier.label")
+    return ""
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """action, milestone, instance."""
+    action, milestone, *rest = name.split(" ", 2)
+    return action, milestone, rest[0] if rest else ""
+
+
+def channel_of(action: str) -> str:
+    """Whose mode decides about an effect: "email" | "sms" | "push" | "webhook" | "stock" | "references"."""
+    if action in MESSAGE_CHANNELS:
+        return MESSAGE_CHANNELS[action]
+    if action in OUTSIDE:
+        return "webhook"
+    return "references" if action == "reference.link" else "stock"
+
+
+def turn(view: View, policy: Policy) -> int:
+    """When an order's turn in the warehouse is: earlier goes first.
+
+    It is when the order could first be picked, brought forward by its priority, at most by `overtake_ms`: an urgent order
+    passes those before it, and no order is ever passed by one that came more than `overtake_ms` after it.
+    """
+    priority = view.decision.priority if view.decision is not None else 0
+    return (view.paid_at or view.first_at) - policy.overtake_ms * priority // SHARE
+
+
+# --- what leaves
+def signed(order_id: str, purpose: str, policy: Policy) -> str:
+    """The order's ID with a code that cannot be guessed, for links."""
+    digest = blake2b(f"{purpose}\x1f{order_id}".encode(), key=policy.link_key.encode()[:64], digest_size=8)
+    return f"{order_id}.{digest.hexdigest()}"
+
+
+def request(name: str, id: str, view: View, order: Order, policy: Policy, now: int) -> tuple[str, str, msgspec.Struct]:
+    """topic, key and record that ask another lane for a wanted effect."""
+    action, milestone, instance = parts(name)
+    if action == "reference.link":
+        value = instance
+        since = min((f.at for f in view.payments if f.object == value), default=view.first_at) if milestone == "payment" else view.first_at
+        return "references", f"{milestone}:{value}", ReferenceLinked(at=now, kind=milestone, value=value, order=order.id, since=since)
+    if action in MESSAGE_CHANNELS:
+        return "customers", customer_of(view), message(name, id, view, order, policy, now)
+    if action == "stock.reserve":
+        line = _line(view, instance)
+        location = line.location or policy.default_location
+        priority = view.decision.priority / SHARE if view.decision is not None else 0.0
+        asked = StockRequested(
+            at=now,
+            effect=id,
+            order=order.id,
+            line=instance,
+            sku=line.sku,
+            location=location,
+            quantity=wanted(view, line),
+            priority=priority,
+        )
+        return "stock", f"{line.sku}@{location}", asked
+    answer = view.reserved.get(instance) or view.short[instance]
+    key = f"{answer.sku}@{answer.location}"
+    if action == "stock.ship":
+        left = StockShipped(at=now, request=answer.object, sku=answer.sku, location=answer.location, quantity=answer.quantity)
+        return "stock", key, left
+    release = StockReleaseRequested(
+        at=now,
+        effect=id,
+        request=answer.object,
+        order=order.id,
+        line=instance,
+        sku=answer.sku,
+        location=answer.location,
+        quantity=answer.quantity,
+    )
+    return "stock", key, release
+
+
+def requestable(name: str, view: View) -> bool:
+    """Whether what `request` needs is known: an order edited or retracted since may not have it any more."""
+    action, _, instance = parts(name)
+    if view.placed is None:
+        return action == "reference.link"
+    return action != "stock.reserve" or any(x.line == instance for x in view.lines)
+
+
+def customer_of(view: View) -> str:
+    """The key of the customer's lane."""
+    return view.placed.customer if view.placed is not None else ""
+
+
+def blocked(effect: Effect, view: View, now: int) -> MessageBlocked:
+    """Tells the customer's lane that a message is not true any more; `turns` of the withdrawn effect names the block."""
+    return MessageBlocked(
+        at=now, effect=effect.id, order=view.id, customer=customer_of(view), block=f"{effect.id}:{effect.turns}", reason="not_wanted"
+    )
+
+
+def freed(effect: Effect, view: View, now: int) -> MessageFreed:
+    """Tells it that the message is true again: lifts every block so far."""
+    blocks = tuple(f"{effect.id}:{turn}" for turn in range(1, effect.turns, 2))
+    return MessageFreed(at=now, effect=effect.id, order=view.id, customer=customer_of(view), blocks=blocks)
+
+
+def message(name: str, id: str, view: View, order: Order, policy: Policy, now: int) -> MessageRequested:
+    """The request for one message, with every field its template may need."""
+    action, milestone, instance = parts(name)
+    cell = policy.cells[f"{action} {milestone}"]
+    at = _milestone_at(milestone, instance, view, order)
+    placed = view.placed
+    assert placed is not None
+    base = policy.tracking_base
+    fields = {
+        "customer_name": view.person.name,
+        "order_number": placed.number,
+        "tracking_page": f"{base}/track/{signed(order.id, 'track', policy)}",
+        "short_link": f"{base}/t/{signed(order.id, 'track', policy)}",
+        "status_text": _status_text(milestone),
+        "product_name": products(view, ()),
+        "amount": str(view.total),
+        "currency": view.currency,
+    }
+    expires = at + policy.max_age_ms.get(milestone, policy.max_age_ms["order_placed"])
+    parcel = view.parcels.get(instance)
+    if parcel is not None:
+        fields["carrier"] = parcel.carrier
+        fields["tracking_number"] = parcel.tracking
+        fields["tracking_link"] = fields["tracking_page"]
+        fields["product_name"] = products(view, tuple(q.line for q in parcel.lines))
+        if milestone == "delivery_reminder":
+            fields["expected_at"] = str(parcel.eta_from)
+            expires = parcel.eta_until or expires
+    elif milestone == "payment_failed":
+        fields["retry_link"] = f"{base}/pay/{signed(order.id, 'pay', policy)}"
+    elif milestone == "feedback":
+        fields["feedback_link"] = f"{base}/feedback/{signed(order.id, 'feedback', policy)}"
+    elif milestone == "refunded":
+        fields["amount"] = str(next((f.amount for f in view.refunds if f.object == instance), view.refunded))
+    elif milestone == "backordered":
+        fields["product_name"] = products(view, tuple(view.short))
+    return MessageRequested(
+        at=now,
+        effect=id,
+        order=order.id,
+        customer=placed.customer,
+        template=cell.template,
+        channel=cell.channel,
+        kind=cell.kind,
+        fields={field: value for field, value in fields.items() if value},
+        person=view.person,
+        milestone_at=at,
+        expires=expires,
+    )
+
+
+def products(view: View, lines: tuple[str, ...]) -> str:
+    """What the named lines (or all) are called: "Lamp", "Lamp and Shade", "Lamp, Shade and Bulb"."""
+    titles = [x.title or x.sku for x in view.lines if (not lines or x.line in lines) and wanted(view, x) > 0]
+    titles = list(dict.fromkeys(titles))
+    return titles[0] if len(titles) == 1 else " and ".join(filter(None, (", ".join(titles[:-1]), *titles[-1:])))
+
+
+_STATUSES = frozenset(status.value for status in Status)
+
+
+def _status_text(milestone: str) -> str:
+    return WORDS[Status(milestone)] if milestone in _STATUSES else milestone.replace("_", " ").title()
+
+
+def _milestone_at(milestone: str, instance: str, view: View, order: Order) -> int:
+    """When what a message speaks of happened."""
+    parcel = view.parcels.get(instance)
+    at = 0
+    if milestone in ("delay", "feedback"):
+        at = order.fired.get(milestone, 0)
+    elif milestone == "delivery_reminder":
+        at = order.fired.get(f"delivery_reminder {instance}", 0)
+    elif milestone == "payment_confirmed":
+        at = view.paid_at
+    elif milestone == "payment_failed":
+        at = view.failed_at
+    elif milestone == "shipped" and parcel is not None:
+        at = parcel.shipped_at
+    elif milestone == "out_for_delivery" and parcel is not None:
+        at = parcel.out_at
+    elif milestone == "delivered":
+        at = view.delivered_at
+    elif milestone == "cancelled":
+        at = view.cancel_at or view.person_verdict_at or (view.decision.since if view.decision is not None else 0)
+    elif milestone == "refunded":
+        at = next((f.at for f in view.refunds if f.object == instance), 0)
+    elif milestone == "backordered":
+        at = min((f.at for f in view.short.values()), default=0)
+    elif milestone == "in_progress":
+        at = max((f.at for f in view.reserved.values()), default=0)
+    return at or (view.placed.at if view.placed is not None else view.first_at)
+
+
+def _line(view: View, id: str) -> Line:
+    return next(x for x in view.lines if x.line == id)
+
+
+def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
+    """Canonical JSON of one effect for the outside, without credentials: {"event", "id", "order", "data"}."""
+    data: dict[str, Any] = {"number": view.placed.number if view.placed is not None else "", "milestone": effect.milestone}
+    instance = effect.instance
+    if effect.action == "warehouse.pick":
+        lines = [x for x in view.lines if x.line in view.reserved and view.reserved[x.line].location == instance]
+        data["location"] = instance
+        data["turn"] = turn(view, policy)
+        data["service"] = view.placed.service if view.placed is not None else ""
+        data["lines"] = [{"line": x.line, "sku": x.sku, "title": x.title, "quantity": wanted(view, x)} for x in lines]
+    elif effect.action == "carrier.label":
+        parcel = view.parcels[instance]
+        data["parcel"] = instance
+        data["service"] = view.placed.service if view.placed is not None else ""
+        data["lines"] = [{"line": q.line, "quantity": q.quantity} for q in parcel.lines]
+        data["to"] = view.person
+    elif effect.action == "carrier.void":
+        parcel = view.parcels[instance]
+        data.update(parcel=instance, tracking=parcel.tracking, carrier=parcel.carrier, label=effect.undoes)
+    elif effect.action == "payment.refund":
+        outstanding = max(view.paid, view.captured) - view.refunded
+        captured = next((f.amount for f in view.captures if f.object == instance), outstanding)
+        data.update(payment=instance, amount=min(captured, outstanding), currency=view.currency)
+    else:
+        data.update(team=TEAMS[effect.milestone], about=effect.milestone, instance=instance)
+    return encode_body({"event": effect.action, "id": effect.id, "order": order.id, "data": data})
+
+
+encode_body = msgspec.json.Encoder(order="deterministic").encode
+
+
+# --- when to look again
+def retry_at(effect: Effect, policy: Policy) -> int:
+    """When an effect whose last attempt may be tried again is due: as the provider asked, else at doubling distances."""
+    last = effect.attempts[-1]
+    wait = min(policy.retry_ms << min(len(effect.attempts) - 1, 30), policy.retry_most_ms)
+    return max(last.after, last.outcome_at + wait)
+
+
+def repeat_at(effect: Effect, policy: Policy, now: int) -> int:
+    """When an unanswered request is next repeated, after `now`: at doubling distances from its offer, then at equal ones."""
+    wait = policy.repeat_ms
+    at = effect.offered_at + wait
+    while at <= now:
+        if wait >= policy.repeat_most_ms:
+            return at + ((now - at) // wait + 1) * wait
+        wait = min(wait * 2, policy.repeat_most_ms)
+        at = effect.offered_at + wait
+    return at

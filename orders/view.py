@@ -1,0 +1,578 @@
+"""What an order's facts and decisions amount to: everything that status, plan, features, pages and the API need.
+
+A view is derived in one pass over the winning facts in the order they happened, then never changed. Nothing here
+depends on how or when anything arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from orders import fact as facts
+from orders.address import missing_fields
+from orders.compact import TWINS, CompactPerson
+from orders.decision import APPROVE, DECLINE, REVIEW, Decision
+from orders.fact import AT_MAX, AT_MIN, Fact, Line, OrderPlaced, Person, Quantity, Tracking
+from orders.state import Key, Order, contradictory
+from orders.status import Status, status_of
+
+# By value: hashing an enum's member runs Python code, hashing its text does not.
+MOVED = frozenset(t.value for t in Tracking) - {"label_created", "unknown", "expired"}  # the carrier has, or had, it
+TROUBLE = frozenset({"exception", "attempt_failed", "lost", "damaged", "expired"})
+OUT, DELIVERED, RETURNED, UNKNOWN = Tracking.OUT_FOR_DELIVERY, Tracking.DELIVERED, Tracking.RETURNED, Tracking.UNKNOWN
+NOBODY: Person = CompactPerson()
+
+# Holds that follow from what is known; a release may name them like any other hold.
+REVIEW_HOLD = "review"
+DECLINE_HOLD = "decline"  # a model's decline that still settles
+ADDRESS_HOLD = "address_incomplete"
+
+
+class Parcel(msgspec.Struct, gc=False):
+    """One parcel, from what the warehouse packed and the carrier scanned. Times in ms, 0: not yet."""
+
+    id: str
+    lines: tuple[Quantity, ...] = ()  # empty: the whole order
+    carrier: str = ""
+    tracking: str = ""
+    tag: Tracking = Tracking.UNKNOWN  # of the latest scan; delivered stays delivered unless it comes back
+    tag_at: int = 0
+    packed_at: int = 0
+    shipped_at: int = 0  # first scan that says the carrier has it
+    out_at: int = 0  # first out for delivery
+    delivered_at: int = 0
+    returned_at: int = 0
+    trouble_at: int = 0  # first scan with trouble
+    trouble: int = 0  # scans with trouble
+    eta_from: int = 0
+    eta_until: int = 0
+    shipped_live: bool = True  # False: known from history only, sends nothing
+    out_live: bool = True
+    delivered_live: bool = True
+
+
+class View(msgspec.Struct, gc=False):
+    """A derived order. Read it, do not change it. Times in ms (0: not yet), money in minor units of `currency`."""
+
+    id: str
+
+    # what was ordered
+    placed: OrderPlaced | None = None  # the winning variant; None: only others have spoken of this order yet
+    person: Person = NOBODY  # the latest said of the customer, corrections included
+    person_corrected: bool = False
+    currency: str = ""
+    total: int = 0
+    lines: tuple[Line, ...] = ()
+    cancelled_lines: dict[str, int] = {}  # line -> quantity that is not wanted any more
+    address_missing: tuple[str, ...] = ()  # fields that the country needs: "postcode", "country", ...
+    first_at: int = 0  # when the first and the latest known fact happened
+    last_at: int = 0
+
+    # money
+    captures: list[Any] = []  # PaymentCaptured, oldest first
+    authorizations: list[Any] = []  # PaymentAuthorized, oldest first
+    refunds: list[Any] = []  # PaymentRefunded, oldest first
+    payments: list[Any] = []  # every fact that names a payment object: authorized, captured, failed
+    statement: Any = None  # the OrderPaid in force
+    authorized: int = 0
+    captured: int = 0  # sum by natural key
+    refunded: int = 0  # sum by natural key
+    stated_paid: int = 0  # "order is paid", a statement of the whole: never added to captures
+    paid: int = 0  # the greater of captured and stated
+    paid_in_full: bool = False  # or needs no payment
+    paid_at: int = 0  # when it became so
+    paid_live: bool = True  # False: known from history only, sends nothing
+    failures: int = 0  # payments that failed
+    failed_at: int = 0  # the latest failure
+    failed_live: bool = True
+    disputes: dict[str, int] = {}  # dispute -> amount
+    disputes_closed: dict[str, bool] = {}  # dispute -> won
+    disputed: int = 0  # amounts under open dispute
+    dispute_lost: bool = False
+    currency_conflict: bool = False  # a payment in another currency than the order's: not summed, shown to finance
+
+    # stock and warehouse
+    reservations: list[Any] = []  # StockReserved
+    shortages: list[Any] = []  # StockShort
+    reserved: dict[str, Any] = {}  # line -> StockReserved in force
+    short: dict[str, Any] = {}  # line -> StockShort in force
+    released: dict[str, Any] = {}  # request -> StockReleased
+    picked: dict[str, int] = {}  # location -> when
+    pick_short: dict[str, int] = {}  # line -> quantity the picker did not find
+
+    # answers of other lanes
+    answered: dict[str, str] = {}  # effect ID -> outcome
+    messages: dict[str, str] = {}  # effect ID of a message -> its latest outcome or receipt
+
+    # parcels
+    parcels: dict[str, Parcel] = {}
+    shipped_at: int = 0  # the first parcel
+    all_shipped: bool = False
+    out_for_delivery: bool = False
+    delivered_at: int = 0  # the last parcel, when all are there
+    some_delivered: bool = False
+    all_delivered: bool = False
+    returned_lines: dict[str, int] = {}
+    all_returned: bool = False
+    returned_at: int = 0
+    in_trouble: bool = False  # the latest word on some parcel is trouble
+
+    # people, holds, decision
+    decision: Decision | None = None  # the model's in force
+    person_verdict: str = ""  # "" | "approve" | "decline"
+    person_verdict_at: int = 0
+    verdict: str = ""  # "" | "approve" | "review" | "decline": a person's, else the model's
+    verdict_by: str = ""  # "model" | "fallback" | "person"
+    holds_placed: dict[str, str] = {}  # hold ID -> reason
+    holds_released: set[str] = set()
+    holds: dict[str, str] = {}  # in force: hold ID -> reason
+    cancel_at: int = 0  # first request to cancel
+    cancel_reason: str = ""
+    declined: bool = False  # by a person, or by a model and settled
+    cancelled: bool = False  # stands: nothing had shipped
+    cancel_too_late: bool = False  # asked for, but it had shipped: the parcel won
+    ended: bool = False  # nothing more is expected: delivered, returned or cancelled
+
+    # what is wrong with our knowledge
+    parked_ids: set[str] = set()
+    unparked_ids: set[str] = set()
+    parked: tuple[str, ...] = ()  # reports that could not be read and wait for a person
+    incomplete: bool = False  # there are such reports
+    contradictions: tuple[Key, ...] = ()  # natural keys (kind, system, object) whose variants contradict each other
+    retracted: set[Key] = set()  # natural keys that never were about this order
+
+    # other
+    known: list[Fact] = []  # the winning facts that matter to a decision, oldest first
+    notes: int = 0
+    feedback: int | None = None  # the latest score given
+    status: Status = Status.ANNOUNCED
+
+
+# --- one handler per kind; facts come oldest first, so "the latest" is plain assignment
+_Handler = Callable[[View, Any, dict[str, Person]], None]
+
+
+def _placed(v: View, f: Any, persons: dict[str, Person]) -> None:
+    # several systems may report one order: the greatest (authority, version, at) speaks for all of it
+    v.known.append(f)
+    b = v.placed
+    if b is not None and (f.authority, f.version, f.at, f.system, f.object) < (b.authority, b.version, b.at, b.system, b.object):
+        return
+    v.placed = f
+    v.currency = f.currency
+    v.total = f.total
+    v.lines = f.lines
+    if not v.person_corrected:
+        v.person = persons.get(f.who, NOBODY)
+
+
+def _address(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    v.person_corrected = True
+    v.person = persons.get(f.who, NOBODY)
+
+
+def _authorized(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    v.payments.append(f)
+    v.authorizations.append(f)
+
+
+def _captured(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    v.payments.append(f)
+    v.captures.append(f)
+
+
+def _failed(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    v.payments.append(f)
+    v.failures += 1
+    v.failed_at = f.at
+    v.failed_live = not f.backfilled
+
+
+def _refunded(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.refunds.append(f)
+
+
+def _paid(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    b = v.statement
+    if b is None or (f.authority, f.version, f.at, f.system, f.object) > (b.authority, b.version, b.at, b.system, b.object):
+        v.statement = f
+
+
+def _disputed(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    v.disputes[f.object] = f.amount
+
+
+def _dispute_closed(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.disputes_closed[f.object] = f.won
+
+
+def _cancel(v: View, f: Any, persons: dict[str, Person]) -> None:
+    if not v.cancel_at:
+        v.cancel_at = f.at
+        v.cancel_reason = f.reason
+
+
+def _lines_cancelled(v: View, f: Any, persons: dict[str, Person]) -> None:
+    for q in f.lines:
+        v.cancelled_lines[q.line] = v.cancelled_lines.get(q.line, 0) + q.quantity
+
+
+def _reserved(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.reservations.append(f)
+
+
+def _short(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    v.shortages.append(f)
+
+
+def _released(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.released[f.object] = f
+
+
+def _picked(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.picked.setdefault(f.location, f.at)
+    for q in f.short:
+        v.pick_short[q.line] = v.pick_short.get(q.line, 0) + q.quantity
+
+
+def _packed(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    p = v.parcels.get(f.parcel)
+    if p is None:
+        p = v.parcels[f.parcel] = Parcel(f.parcel)
+    if not p.packed_at:
+        p.packed_at = f.at
+    if f.lines:
+        p.lines = f.lines
+
+
+def _scanned(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.known.append(f)
+    p = v.parcels.get(f.parcel)
+    if p is None:
+        p = v.parcels[f.parcel] = Parcel(f.parcel)
+    if f.carrier:
+        p.carrier = f.carrier
+    if f.tracking:
+        p.tracking = f.tracking
+    if f.lines and not p.packed_at:
+        p.lines = f.lines
+    if f.eta_until:
+        p.eta_from = f.eta_from
+        p.eta_until = f.eta_until
+    tag = f.tag
+    at = f.at
+    if tag._value_ in MOVED and not p.shipped_at:
+        p.shipped_at = at
+        p.shipped_live = not f.backfilled
+    if tag is OUT:
+        if not p.out_at:
+            p.out_at = at
+            p.out_live = not f.backfilled
+    elif tag is DELIVERED:
+        if not p.delivered_at:
+            p.delivered_at = at
+            p.delivered_live = not f.backfilled
+    elif tag is RETURNED:
+        p.returned_at = p.returned_at or at
+    elif tag._value_ in TROUBLE:
+        p.trouble += 1
+        p.trouble_at = p.trouble_at or at
+    if p.returned_at:
+        p.tag = RETURNED
+    elif p.delivered_at:
+        p.tag = DELIVERED
+    elif tag is not UNKNOWN:
+        p.tag = tag
+    p.tag_at = at
+
+
+def _hold(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.holds_placed[f.object] = f.reason
+
+
+def _hold_released(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.holds_released.update(f.holds)
+    if REVIEW_HOLD in f.holds or DECLINE_HOLD in f.holds:
+        v.person_verdict = APPROVE  # a person let it go: no later score takes that back
+        v.person_verdict_at = f.at
+
+
+def _reviewed(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.person_verdict = APPROVE if f.approve else DECLINE
+    v.person_verdict_at = f.at
+
+
+def _returned(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.returned_at = v.returned_at or f.at
+    if not f.lines:
+        v.all_returned = True
+    for q in f.lines:
+        v.returned_lines[q.line] = v.returned_lines.get(q.line, 0) + q.quantity
+
+
+def _message(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.messages[f.effect] = f.outcome
+    v.answered[f.effect] = f.outcome
+
+
+def _parked(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.parked_ids.add(f.object)
+
+
+def _unparked(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.unparked_ids.add(f.object)
+
+
+def _note(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.notes += 1
+
+
+def _feedback(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.feedback = f.score
+
+
+def _retracted(v: View, f: Any, persons: dict[str, Person]) -> None:
+    pass  # taken into account before the pass: what it names is not looked at
+
+
+HANDLERS: dict[type[Fact], _Handler] = {
+    TWINS[kind]: handler
+    for kind, handler in (
+        (facts.OrderPlaced, _placed),
+        (facts.AddressCorrected, _address),
+        (facts.PaymentAuthorized, _authorized),
+        (facts.PaymentCaptured, _captured),
+        (facts.PaymentFailed, _failed),
+        (facts.PaymentRefunded, _refunded),
+        (facts.OrderPaid, _paid),
+        (facts.PaymentDisputed, _disputed),
+        (facts.DisputeClosed, _dispute_closed),
+        (facts.CancelRequested, _cancel),
+        (facts.LinesCancelled, _lines_cancelled),
+        (facts.StockReserved, _reserved),
+        (facts.StockShort, _short),
+        (facts.StockReleased, _released),
+        (facts.ItemsPicked, _picked),
+        (facts.ParcelPacked, _packed),
+        (facts.ParcelScanned, _scanned),
+        (facts.HoldPlaced, _hold),
+        (facts.HoldReleased, _hold_released),
+        (facts.ReviewDecided, _reviewed),
+        (facts.ReturnReceived, _returned),
+        (facts.MessageReported, _message),
+        (facts.FactRetracted, _retracted),
+        (facts.FactParked, _parked),
+        (facts.FactUnparked, _unparked),
+        (facts.NoteAdded, _note),
+        (facts.FeedbackGiven, _feedback),
+    )
+}
+
+
+def view(order: Order) -> View:
+    """Everything derived from the order as it is now."""
+    v = View(order.id)
+    slots = order.facts
+    persons = order.persons
+    gone = _retractions(order) if order.retracts else None
+    if gone:
+        v.retracted = gone
+    handlers = HANDLERS
+    for key, variants in slots.items():
+        fact = variants[0]
+        at = fact.at
+        if at < AT_MIN or at >= AT_MAX or (gone and key in gone):
+            continue
+        if not v.first_at:
+            v.first_at = at
+        v.last_at = at
+        if len(variants) > 1 and contradictory(variants):
+            v.contradictions = (*v.contradictions, key)
+        handlers[type(fact)](v, fact, persons)
+    if v.placed is not None or v.payments or v.refunds or v.statement:
+        _money(v)
+    if v.reservations or v.shortages:
+        _stock(v)
+    if v.parcels:
+        _parcels(v)
+    if v.returned_lines and not v.all_returned:
+        v.all_returned = bool(v.lines) and all(v.returned_lines.get(x.line, 0) >= wanted(v, x) for x in v.lines)
+    if v.parked_ids:
+        v.parked = tuple(sorted(v.parked_ids - v.unparked_ids))
+        v.incomplete = bool(v.parked)
+    if v.placed is not None:
+        v.address_missing = missing_fields(v.person.address)
+    conclude(v, order)
+    return v
+
+
+def conclude(v: View, order: Order) -> None:
+    """The part that looks at decision, fired timers and holds; called again by whoever derived `v` when only these changed."""
+    decision = order.decision
+    v.decision = decision
+    v.declined = False
+    if v.person_verdict:
+        v.verdict, v.verdict_by = v.person_verdict, "person"
+        v.declined = v.verdict == DECLINE
+    elif decision is not None:
+        v.verdict, v.verdict_by = decision.verdict, decision.by
+        v.declined = decision.verdict == DECLINE and decline_timer(decision) in order.fired
+    v.cancelled = v.cancel_too_late = False
+    if v.cancel_at or v.declined or v.cancelled_lines:
+        all_lines = bool(v.cancelled_lines) and bool(v.lines) and all(wanted(v, x) <= 0 for x in v.lines)
+        if v.cancel_at or v.declined or all_lines:
+            # A cancellation races with the parcel: what has physically left wins, and both stay on record.
+            v.cancelled = not v.shipped_at
+            v.cancel_too_late = not v.cancelled
+    v.ended = v.cancelled or v.all_delivered or v.all_returned
+    if v.holds_placed:
+        released = v.holds_released
+        v.holds = {hold: reason for hold, reason in v.holds_placed.items() if hold not in released}
+    elif v.holds:
+        v.holds = {}
+    if not v.ended:
+        if v.verdict == REVIEW and REVIEW_HOLD not in v.holds_released:
+            v.holds[REVIEW_HOLD] = REVIEW_HOLD
+        elif v.verdict == DECLINE and not v.declined:
+            v.holds[DECLINE_HOLD] = DECLINE_HOLD
+        if v.address_missing and not v.shipped_at and ADDRESS_HOLD not in v.holds_released:
+            v.holds[ADDRESS_HOLD] = ADDRESS_HOLD
+    v.status = status_of(v)
+    if order.remnant is not None:
+        v.ended = True
+        v.status = Status(order.remnant.status)
+
+
+def decline_timer(decision: Decision) -> str:
+    """What fires when a model's decline has stood for the settle time."""
+    return f"decline {decision.since}"
+
+
+def wanted(v: View, line: Line) -> int:
+    """How many of a line are still wanted."""
+    return line.quantity - v.cancelled_lines.get(line.line, 0)
+
+
+def _retractions(order: Order) -> set[Key]:
+    """Keys named by retractions that are themselves in force. A retraction cannot be retracted: report the fact again."""
+    return {
+        (f.target_type, f.target_system, f.target_object)  # type: ignore[attr-defined]
+        for key, (f, *_) in order.facts.items()
+        if key[0] == "FactRetracted" and AT_MIN <= f.at < AT_MAX
+    }
+
+
+def _money(v: View) -> None:
+    currency = v.currency
+    if not currency:
+        currency = v.currency = (v.payments or v.refunds or [v.statement])[0].currency
+    paid_at = 0
+    live = True
+    known = v.placed is not None
+    for f in v.captures:
+        if f.currency != currency:
+            v.currency_conflict = True
+            continue
+        v.captured += f.amount
+        if known and not paid_at and v.captured >= v.total:
+            paid_at, live = f.at, not f.backfilled
+    for f in v.authorizations:
+        if f.currency != currency:
+            v.currency_conflict = True
+        else:
+            v.authorized += f.amount
+    for f in v.refunds:
+        if f.currency != currency:
+            v.currency_conflict = True
+        else:
+            v.refunded += f.amount
+    v.paid = v.captured
+    statement = v.statement
+    if statement is not None:
+        if statement.currency != currency:
+            v.currency_conflict = True
+        else:
+            v.stated_paid = statement.amount
+            if statement.amount > v.paid:
+                v.paid = statement.amount
+            if known and statement.amount >= v.total and (not paid_at or statement.at < paid_at):
+                paid_at, live = statement.at, not statement.backfilled
+    if v.disputes:
+        closed = v.disputes_closed
+        v.disputed = sum(amount for key, amount in v.disputes.items() if key not in closed)
+        v.dispute_lost = any(not won for won in closed.values())
+    placed = v.placed
+    if placed is None:
+        return
+    if placed.prepaid or placed.total == 0:
+        paid_at = paid_at or placed.at
+        live = live and not placed.backfilled
+    v.paid_at = paid_at
+    v.paid_live = live
+    v.paid_in_full = paid_at > 0
+
+
+def _stock(v: View) -> None:
+    released = v.released
+    got = {f.object for f in v.reservations}
+    for f in v.reservations:
+        v.answered[f.object] = "released" if f.object in released else "reserved"
+        if f.object not in released:
+            v.reserved[f.line] = f
+    for f in v.shortages:
+        if f.object not in got:
+            v.answered[f.object] = "released" if f.object in released else "short"
+            if f.object not in released:
+                v.short[f.line] = f
+
+
+def _parcels(v: View) -> None:
+    shipped_at = delivered_at = 0
+    parcels = v.parcels.values()
+    moved = arrived = 0
+    for p in parcels:
+        if p.shipped_at:
+            moved += 1
+            if not shipped_at or p.shipped_at < shipped_at:
+                shipped_at = p.shipped_at
+            if p.delivered_at and not p.returned_at:
+                arrived += 1
+                if p.delivered_at > delivered_at:
+                    delivered_at = p.delivered_at
+            elif p.tag is OUT:
+                v.out_for_delivery = True
+            elif p.tag._value_ in TROUBLE:
+                v.in_trouble = True
+    v.shipped_at = shipped_at
+    if moved:
+        v.all_shipped = covers(v, [p for p in parcels if p.shipped_at])
+        if arrived:
+            v.some_delivered = True
+            if v.all_shipped and arrived == moved:
+                v.all_delivered = True
+                v.delivered_at = delivered_at
+        elif all(p.returned_at for p in parcels if p.shipped_at):
+            v.all_returned = v.all_shipped
+            v.returned_at = v.returned_at or max(p.returned_at for p in parcels)
+
+
+def covers(v: View, parcels: list[Parcel]) -> bool:
+    """Whether these parcels together hold everything still wanted. A parcel that names no lines holds the whole order."""
+    if not v.lines or any(not p.lines for p in parcels):
+        return True
+    held: dict[str, int] = {}
+    for p in parcels:
+        for q in p.lines:
+            held[q.line] = held.get(q.line, 0) + q.quantity
+    return all(held.get(x.line, 0) >= wanted(v, x) for x in v.lines)

@@ -1,0 +1,271 @@
+"""The one configuration: what a retailer writes in `orderflow.yaml`, read once by `run.py` into frozen structs.
+
+Secrets are never written in the file: a field of type `Ref` names an environment variable or a file that holds one.
+`docs/configuration.md` is generated from this module (`run.py schema --config`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+
+class SettingsError(Exception):
+    """A configuration that cannot be used: names file, line and field, and says what to write instead."""
+
+
+class Ref(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a secret is kept: `{env: NAME}` or `{file: path}`."""
+
+    env: str = ""
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.env) == bool(self.file):
+            raise ValueError("a secret is a reference: either {env: NAME} or {file: path}")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Unknown fields are errors: a misspelt setting must not be silently its default."""
+
+
+class Brand(Section, frozen=True):
+    name: Annotated[str, Meta(description="what customers know the shop as; used in messages")] = "Lumi Zone"
+    hashtag: Annotated[str, Meta(description="in the delivery confirmation")] = "#YourBrand"
+    sender: Annotated[str, Meta(description="From address of e-mails")] = "orders@shop.invalid"
+    reply_to: Annotated[str, Meta(description="where customers' replies go")] = "service@shop.invalid"
+    domain: Annotated[str, Meta(description="right half of Message-IDs")] = "shop.invalid"
+    locale: Annotated[str, Meta(description="for customers of whom none is known")] = "en_GB"
+    zone: Annotated[str, Meta(description="time zone for customers of whom none is known")] = "UTC"
+    tracking_base: Annotated[str, Meta(description="where the tracking pages are; no slash at the end")] = "https://shop.invalid"
+
+
+class EmailChannel(Section, frozen=True):
+    mode: Annotated[str, Meta(description="observe, sandbox, live or stopped", pattern="^(observe|sandbox|live|stopped)$")] = "observe"
+    host: Annotated[str, Meta(description="SMTP server")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="its port", ge=1, le=65535)] = 25
+    tls: Annotated[str, Meta(description="off, starttls or implicit", pattern="^(off|starttls|implicit)$")] = "starttls"
+    username: Annotated[str, Meta(description="SMTP user; empty: no login")] = ""
+    password: Annotated[Ref | None, Meta(description="SMTP password, by reference")] = None
+    rate: Annotated[float, Meta(description="most messages per second", gt=0)] = 50.0
+
+
+class SmsChannel(Section, frozen=True):
+    mode: Annotated[str, Meta(description="observe, sandbox, live or stopped", pattern="^(observe|sandbox|live|stopped)$")] = "observe"
+    url: Annotated[str, Meta(description="Twilio's API, or a stand-in's")] = "https://api.twilio.com"
+    account: Annotated[str, Meta(description="account SID")] = ""
+    token: Annotated[Ref | None, Meta(description="auth token, by reference")] = None
+    sender: Annotated[str, Meta(description="From number or messaging service SID")] = ""
+    status_callback: Annotated[str, Meta(description="URL for receipts; empty: none are asked for")] = ""
+    rate: Annotated[float, Meta(description="most messages per second", gt=0)] = 50.0
+
+
+class PushChannel(Section, frozen=True):
+    mode: Annotated[str, Meta(description="observe, sandbox, live or stopped", pattern="^(observe|sandbox|live|stopped)$")] = "observe"
+    url: Annotated[str, Meta(description="FCM's API, or a stand-in's")] = "https://fcm.googleapis.com"
+    project: Annotated[str, Meta(description="Firebase project ID")] = ""
+    token: Annotated[Ref | None, Meta(description="OAuth access token, by reference")] = None
+    service_account: Annotated[Ref | None, Meta(description="service account JSON, by reference")] = None
+    rate: Annotated[float, Meta(description="most messages per second", gt=0)] = 200.0
+
+
+class WebhookChannel(Section, frozen=True):
+    mode: Annotated[str, Meta(description="observe, sandbox, live or stopped", pattern="^(observe|sandbox|live|stopped)$")] = "observe"
+    url: Annotated[str, Meta(description="your warehouse's, ERP's or n8n's endpoint")] = ""
+    secret: Annotated[Ref | None, Meta(description="signing secret, by reference")] = None
+    private: Annotated[bool, Meta(description="allow an endpoint in a private network or on this machine")] = False
+    rate: Annotated[float, Meta(description="most calls per second", gt=0)] = 100.0
+
+
+class Channels(Section, frozen=True):
+    """Everything starts in `observe`: decided and recorded, nothing leaves. `run.py go-live CHANNEL` changes that."""
+
+    email: EmailChannel = EmailChannel()
+    sms: SmsChannel = SmsChannel()
+    push: PushChannel = PushChannel()
+    webhook: WebhookChannel = WebhookChannel()
+
+
+class Source(Section, frozen=True):
+    """A topic of the retailer's own that speaks canonical facts."""
+
+    name: Annotated[str, Meta(description="names the source in records and metrics", pattern="^[a-z0-9-]+$")]
+    topic: Annotated[str, Meta(description="Kafka topic to read")]
+
+
+class Layout(Section, frozen=True):
+    """Fixed at `run.py init`; never changed under data."""
+
+    id: Annotated[int, Meta(description="number of the layout, part of every key in the store", ge=0)] = 0
+    partitions: Annotated[int, Meta(description="partitions of every topic that is keyed", ge=1, le=512)] = 4
+
+
+class Http(Section, frozen=True):
+    host: Annotated[str, Meta(description="address to listen on; another than loopback needs a token")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
+    worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
+    token: Annotated[Ref | None, Meta(description="bearer token for machines, by reference")] = None
+
+
+class Model(Section, frozen=True):
+    scorers: Annotated[int, Meta(description="Ray actors that score", ge=0, le=64)] = 1
+    deadline_ms: Annotated[int, Meta(description="after so long the rules answer instead", ge=10)] = 500
+    weights: Annotated[str, Meta(description="folder of weights; empty: those that ship")] = ""
+    approve_below: Annotated[float, Meta(description="fraud probability under which nobody is asked", ge=0, le=1)] = 0.3
+    decline_above: Annotated[float, Meta(description="fraud probability above which an order is declined", ge=0, le=1)] = 0.9
+
+
+class Workflow(Section, frozen=True):
+    settle_minutes: Annotated[float, Meta(description="a decline by the model alone waits so long before anything follows", ge=0)] = 15.0
+    feedback_after_hours: Annotated[float, Meta(description="delivery to feedback request", ge=0)] = 72.0
+    finance_after_failures: Annotated[int, Meta(description="failed payments before finance looks at it", ge=1)] = 2
+    location: Annotated[str, Meta(description="stock location of lines that name none")] = "main"
+
+
+class Settings(Section, frozen=True):
+    shop: Annotated[str, Meta(description="slug of the shop, first part of every order ID", pattern="^[a-z0-9-]+$")] = "lumi"
+    data: Annotated[str, Meta(description="folder for the embedded log and store, the archive and Ray")] = "data"
+    log: Annotated[str, Meta(description="`embedded`, or kafka://host:port[,host:port]")] = "embedded"
+    store: Annotated[str, Meta(description="`embedded`, or a redis:// or rediss:// URL")] = "embedded"
+    ray: Annotated[str, Meta(description="`local`, `off`, or the address of a cluster")] = "local"
+    group: Annotated[str, Meta(description="consumer group and Faust app")] = "orderflow"
+    archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
+    insecure: Annotated[bool, Meta(description="accept Kafka or Redis elsewhere without TLS; shown by /readyz")] = False
+    signing: Annotated[Ref | None, Meta(description="key that signs the way back in messages; empty: one made at init, in the data folder")] = None
+    replicated: Annotated[bool, Meta(description="insist on replication factor >= 3 and min.insync >= 2")] = True
+    layout: Layout = Layout()
+    brand: Brand = Brand()
+    channels: Channels = Channels()
+    sources: Annotated[tuple[Source, ...], Meta(description="topics of your own that speak canonical facts")] = ()
+    http: Http = Http()
+    model: Model = Model()
+    workflow: Workflow = Workflow()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.data)
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings of a file (or all defaults), with overrides such as `{"layout.partitions": 8}`. Raises SettingsError."""
+    tree: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    name = "defaults"
+    if path is not None:
+        name = str(path)
+        try:
+            node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        except FileNotFoundError:
+            raise SettingsError(f"{path}: there is no such file; `run.py init` writes one") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            at = f":{mark.line + 1}" if mark else ""
+            raise SettingsError(f"{path}{at}: not YAML: {getattr(error, 'problem', error)}") from None
+        if node is not None:
+            tree = _tree(node, "$", lines)
+            if not isinstance(tree, dict):
+                raise SettingsError(f"{path}:1: a configuration is a mapping of settings")
+    for dotted, value in (overrides or {}).items():
+        place = tree
+        *parents, last = dotted.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(name, str(error), lines)) from None
+
+
+def _tree(node: yaml.Node, path: str, lines: dict[str, int]) -> Any:
+    """Plain data of a YAML node; remembers the line of every field."""
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            lines[f"{path}.{key.value}"] = key.start_mark.line + 1
+            found[key.value] = _tree(value, f"{path}.{key.value}", lines)
+            lines[f"{path}.{key.value}"] = key.start_mark.line + 1
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_tree(item, f"{path}[{index}]", lines) for index, item in enumerate(node.value)]
+    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+
+
+def _explain(name: str, message: str, lines: Mapping[str, int]) -> str:
+    text, _, place = message.partition(" - at `")
+    place = place.rstrip("`") or "$"
+    if "unknown field" in text:
+        place = f"{place}.{text.split('`')[1]}"
+    wanted = place
+    while wanted not in lines and ("." in wanted or "[" in wanted):
+        wanted = wanted[: max(wanted.rfind("."), wanted.rfind("["))]
+    at = f":{lines[wanted]}" if wanted in lines else ""
+    field = place.removeprefix("$").removeprefix(".") or "(the whole file)"
+    if "Ref" in text or ("object" in text and "str" in text and any(word in place for word in ("password", "token", "secret"))):
+        text = "a secret is never written in the file: write {env: NAME} or {file: path}"
+    return f"{name}{at}: {field}: {text}"
+
+
+def resolve(ref: Ref | None, environment: Mapping[str, str], field: str) -> str:
+    """The secret itself. Raises SettingsError naming the field and what is missing, never the value."""
+    if ref is None:
+        return ""
+    if ref.env:
+        if ref.env not in environment:
+            raise SettingsError(f"{field}: the environment variable {ref.env} is not set")
+        return environment[ref.env]
+    try:
+        return Path(ref.file).read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{field}: the file {ref.file} cannot be read: {error.strerror}") from None
+
+
+def reference() -> str:
+    """`docs/configuration.md`, made from the structs above."""
+    head = "# Configuration\n\nGenerated by `run.py schema --config`; do not edit. Every field has a default: an empty file is a working one.\n"
+    return head + "".join(_section(Settings, "", "orderflow.yaml"))
+
+
+def _section(struct: type[msgspec.Struct], prefix: str, title: str) -> Iterator[str]:
+    hints = get_type_hints(struct, include_extras=True)
+    nested: list[tuple[str, type[msgspec.Struct]]] = []
+    yield f"\n## {title}\n\n"
+    if prefix and struct.__doc__:
+        yield struct.__doc__.strip().split("\n")[0] + "\n\n"
+    yield "| field | default | meaning |\n|---|---|---|\n"
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, Section):
+            nested.append((field.name, hint))
+            continue
+        meta = next((m for m in get_args(hint)[1:] if isinstance(m, Meta)), None)
+        default = "required" if field.default is msgspec.NODEFAULT else f"`{msgspec.json.encode(field.default).decode()}`"
+        yield f"| `{prefix}{field.name}` | {default} | {meta.description if meta else ''} |\n"
+    for name, hint in nested:
+        yield from _section(hint, f"{prefix}{name}.", f"{prefix}{name}")
+
+
+EXAMPLE = """\
+# orderflow. Every setting has a default; docs/configuration.md lists them all. Secrets are never written here, only
+# where they are: {env: NAME} or {file: path}. Everything starts in `observe`: decided, recorded and shown, nothing leaves.
+shop: lumi
+data: data
+log: embedded          # or kafka://host:9092
+store: embedded        # or redis://host:6379
+brand:
+  name: Lumi Zone
+  hashtag: "#YourBrand"
+channels:
+  email:
+    mode: observe
+    host: 127.0.0.1
+    port: 25
+    # username: orders
+    # password: {env: SMTP_PASSWORD}
+"""

@@ -1,0 +1,1 @@
+"""What happens when: transports, lanes, processors."""

@@ -1,0 +1,120 @@
+"""The archive's app: every input topic and the journal, once each, into Parquet by partition and day.
+
+Its positions are the archive's own manifests, so that what is written and where to go on can never disagree. It is the
+`Assignments` of a Faust app of its own: a slow disk holds back the archive and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from connectors.archive import Archive
+from streams.processor import Chunk
+from streams.transport import TP, Log
+
+log = structlog.get_logger("archive")
+GATHER_RECORDS = 20_000
+GATHER_S = 10.0
+MAX_WAITING_RECORDS = 60_000  # per partition, then it is held back
+
+
+class Shelf:
+    """What of one partition waits to be written."""
+
+    def __init__(self, position: int) -> None:
+        self.next = position  # of the log, after what waits
+        self.written = position
+        self.records: list[Any] = []
+        self.since = 0.0
+
+
+class Archiver:
+    def __init__(self, archive: Archive, log_: Log, crash: Callable[[BaseException], None]) -> None:
+        self._archive, self._log, self._crash = archive, log_, crash
+        self._shelves: dict[TP, Shelf] = {}
+        self._opening: dict[TP, asyncio.Task[None]] = {}
+        self._writing = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+
+    # --- Assignments
+    def assigned(self, partitions: frozenset[TP]) -> None:
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+        for tp in partitions:
+            if tp not in self._shelves and tp not in self._opening:
+                self._opening[tp] = asyncio.create_task(self._open(tp))
+
+    async def revoked(self, partitions: frozenset[TP]) -> None:
+        for tp in partitions:
+            task = self._opening.pop(tp, None)
+            if task is not None:
+                task.cancel()
+        await self._write([tp for tp in partitions if tp in self._shelves])
+        for tp in partitions:
+            self._shelves.pop(tp, None)
+
+    def position(self, tp: TP) -> int | None:
+        shelf = self._shelves.get(tp)
+        return None if shelf is None else shelf.next
+
+    def room(self, tp: TP) -> bool:
+        shelf = self._shelves.get(tp)
+        return shelf is not None and len(shelf.records) < MAX_WAITING_RECORDS
+
+    def witness(self) -> Mapping[TP, tuple[int, str]]:
+        return {tp: (shelf.written, "archive") for tp, shelf in self._shelves.items()}
+
+    def mismatch(self, tp: TP, why: str) -> None:
+        log.error("archive stopped", topic=tp.topic, partition=tp.partition, reason=why)
+        self._crash(RuntimeError(f"archive: {tp.topic}.{tp.partition}: {why}"))
+
+    # --- called by the app's agents
+    def offer(self, chunk: Chunk) -> None:
+        shelf = self._shelves.get(TP(chunk.topic, chunk.partition))
+        if shelf is None or chunk.first != shelf.next:
+            return
+        if not shelf.records:
+            shelf.since = asyncio.get_running_loop().time()
+        shelf.records.extend(chunk.records)
+        shelf.next = chunk.next
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await self._write(list(self._shelves))
+
+    async def _open(self, tp: TP) -> None:
+        position = await asyncio.to_thread(self._archive.next_offset, tp)
+        first, end = (await self._log.bounds(tp.topic)).get(tp.partition, (0, 0))
+        if position is None:
+            position = first
+        if not first <= position <= end:
+            self.mismatch(tp, f"the manifest goes on at {position}, the log holds {first} to {end}")
+            return
+        self._shelves[tp] = Shelf(position)
+        self._opening.pop(tp, None)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            now = asyncio.get_running_loop().time()
+            ripe = [tp for tp, s in self._shelves.items() if s.records and (len(s.records) >= GATHER_RECORDS or now - s.since >= GATHER_S)]
+            try:
+                await self._write(ripe)
+            except Exception as error:
+                self._crash(error)
+                return
+
+    async def _write(self, partitions: list[TP]) -> None:
+        async with self._writing:
+            for tp in partitions:
+                shelf = self._shelves.get(tp)
+                if shelf is None or not shelf.records:
+                    continue
+                records, shelf.records, goes_on = shelf.records, [], shelf.next
+                await asyncio.to_thread(self._archive.append, tp, records, goes_on)
+                shelf.written = goes_on

@@ -1,0 +1,90 @@
+"""Intake: deliveries of outside systems become canonical records on the topics they belong to.
+
+It is a lane like the others, only without states: its position, its outbox and what it parks lie in the same commit, so
+that nothing is lost or skipped between a delivery and the facts read out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from connectors.canonical import Routed, Unreadable
+from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Result, Scores
+
+MAX_BODY_BYTES = 8 << 20
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the gateway appends to `deliveries` (msgpack): the raw bytes, and what is needed to read and audit them."""
+
+    source: str  # configured account of a vendor
+    delivery: str  # the vendor's delivery ID
+    at: int  # received, ms
+    body: bytes
+    headers: dict[str, str] = {}
+
+
+encode_delivery = msgspec.msgpack.Encoder().encode
+_decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
+
+Reader = Callable[[bytes], list[Routed]]
+
+
+class IntakeProcessor:
+    """`readers` by source. A retailer's own topic has one `source` for all of its records, whose values are bodies."""
+
+    name = "intake"
+
+    def __init__(self, topic: str, readers: Mapping[str, Reader], source: str = "") -> None:
+        self.topic, self._readers, self._source = topic, readers, source
+        if source:
+            self.name = f"intake-{source}"
+
+    @staticmethod
+    def encode(state: Any) -> bytes:
+        raise AssertionError("intake keeps no states")
+
+    @staticmethod
+    def decode(blob: bytes) -> Any:
+        raise AssertionError("intake keeps no states")
+
+    def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
+        outgoing: list[Outgoing] = []
+        parked: list[Parked] = []
+        for record in inputs.records:
+            try:
+                outgoing.extend(Outgoing(*routed) for routed in self._read(record.value))
+            except Unreadable as error:
+                parked.append(
+                    Parked(error.reason, error.detail, inputs.topic, inputs.partition, record.offset, record.key, record.value or b"", now)
+                )
+        return Asked(questions=None, work=outgoing, parked=parked)
+
+    def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result:
+        return Result(states={}, due={}, outbox=asked.work)
+
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> tuple[dict[str, Any], list[Parked]]:
+        return {}, self.ask(states, inputs, now).parked
+
+    def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
+        return set()
+
+    def _read(self, value: bytes | None) -> list[Routed]:
+        if not value:
+            raise Unreadable("malformed", "empty record")
+        if len(value) > MAX_BODY_BYTES:
+            raise Unreadable("too_large", f"body of {len(value)} bytes, at most {MAX_BODY_BYTES} are read")
+        source, body = self._source, value
+        if not source:
+            try:
+                delivery = _decode_delivery(value)
+            except msgspec.DecodeError as error:
+                raise Unreadable("malformed", f"delivery envelope: {error}") from None
+            source, body = delivery.source, delivery.body
+        reader = self._readers.get(source)
+        if reader is None:
+            raise Unreadable("unknown_source", "source is not configured")
+        return reader(body)

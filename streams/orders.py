@@ -1,0 +1,564 @@
+"""The orders lane: facts are merged, scores asked for, decisions made, and what is wanted is offered, claimed, withdrawn.
+
+A state is looked at once per turn, however many facts of it the turn brought. Whatever the lane decides is a journal
+entry, and it takes in its own entries exactly as a rebuilt lane would.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from orders import state
+from orders.bounds import violation
+from orders.decision import Score, decide, knowledge
+from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
+from orders.fact import AT_MIN, FactParked, decode_fact
+from orders.journal import AnyEntry, Claimed, Closed, Decided, Ended, JournalRecord, Offered, Retired, TimerFired, Withdrawn
+from orders.journal import decode_record, encode_record, take_in
+from orders.merge import absorb, key_hash
+from orders.plan import (
+    KEPT,
+    MESSAGE_CHANNELS,
+    OUTSIDE,
+    UNANSWERED,
+    Wanted,
+    blocked,
+    body,
+    channel_of,
+    customer_of,
+    freed,
+    guard,
+    parts,
+    plan,
+    repeat_at,
+    request,
+    requestable,
+    retry_at,
+    turn,
+    undoes,
+)
+from orders.policy import Policy
+from orders.state import Order
+from orders.view import View, conclude, view
+from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Questions, Record, Result, Scores
+from streams.reading import MAX_RECORD_BYTES, park, unreadable
+
+KEY_MAX = 512  # bytes of an order ID
+SYSTEM = "orderflow"  # who reports what the lane itself noticed
+_encode_request = msgspec.json.Encoder().encode
+
+
+class Counts(msgspec.Struct):
+    """What this process has seen and done; a turn that is repeated after a failed commit counts again. Read by metrics."""
+
+    facts: Counter[str] = msgspec.field(default_factory=Counter)  # "applied", "late", "superseded", "contradiction", "duplicate"
+    parked: Counter[str] = msgspec.field(default_factory=Counter)  # by reason
+    transitions: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (from, to); from "" for a new order
+    decisions: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (verdict, "model" | "fallback")
+    effects: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (action, "observed" | "offered" | "withdrawn" | ...)
+
+
+class Turn(msgspec.Struct):
+    """One order in one turn of the lane."""
+
+    order: Order  # a fork: what is committed when all goes well
+    before: Order | None  # as it was; never touched
+    entries: list[AnyEntry] = []
+    view: View | None = None
+    knew: bytes = b""  # digest of all it knows, when it is to be scored
+    due: bool = False  # its due time has come
+
+
+class Work(msgspec.Struct):
+    turns: dict[str, Turn]
+    asked: list[Turn]  # in the order of the questions
+    partition: int
+
+
+class OrdersProcessor:
+    """`features` lays a view out as the model's row; `abilities` says per channel what can be done about an unknown outcome:
+    "keyed" (again with the same key and bytes), "lookup" (ask what became of it) or "neither" (a person looks at it)."""
+
+    name = "orders"
+    topic = "facts"
+    encode = staticmethod(state.encode)
+    decode = staticmethod(state.decode)
+
+    def __init__(
+        self,
+        features: Callable[[View], Sequence[float]],
+        policy: Policy | None = None,
+        abilities: Mapping[str, str] | None = None,
+        layout: int = 0,
+    ) -> None:
+        self._features = features
+        self._policy = policy or Policy()
+        self._abilities = dict(abilities or {})
+        self._layout = layout
+        self.counts = Counts()
+
+    # --- first half: take in what came, say what must be scored
+    def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
+        parked: list[Parked] = []
+        turns = self._take_in(states, inputs, now, parked)
+        asked: list[Turn] = []
+        keys: list[str] = []
+        rows: list[Sequence[float]] = []
+        features = self._features
+        for key, its in turns.items():
+            order = its.order
+            v = its.view = view(order)
+            decision = order.decision
+            if (order.learned or decision is None) and v.placed is not None and order.remnant is None:
+                its.knew = knowledge(v)
+                if decision is None or decision.knew != its.knew:
+                    asked.append(its)
+                    keys.append(key)
+                    rows.append(features(v))
+        questions = Questions(keys, np.array(rows, np.float32)) if rows else None
+        return Asked(questions=questions, work=Work(turns, asked, inputs.partition), parked=parked)
+
+    def restore(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> dict[str, Order]:
+        """Recovery: the states with inputs and journal merged in, and nothing decided, offered or parked anew."""
+        return {key: its.order for key, its in self._take_in(states, inputs, now, []).items()}
+
+    def _take_in(self, states: Mapping[str, Any], inputs: Inputs, now: int, parked: list[Parked]) -> dict[str, Turn]:
+        turns: dict[str, Turn] = {}
+        get = turns.get
+        known = states.get
+        seen: list[str] = []
+        violated = violation
+        future = self._policy.future_ms
+        for record in inputs.records:
+            try:
+                raw = record.key
+                value = record.value
+                if raw is None or len(value) > MAX_RECORD_BYTES or len(raw) > KEY_MAX:
+                    raise ValueError
+                key = raw.decode()
+                fact = decode_fact(value)
+                if fact.order != key or violated(fact) is not None:
+                    raise ValueError
+                at = record.at
+                if at and fact.at - at > future:
+                    raise ValueError
+            except (ValueError, msgspec.DecodeError, RecursionError):
+                reason, detail = self._trouble(record)
+                parked.append(park(inputs, record, reason, detail, now))
+                self._mark(turns, states, record, reason)
+                continue
+            its = get(key)
+            if its is None:
+                before = known(key)
+                its = turns[key] = Turn(Order(key) if before is None else before.fork(), before)
+            seen.append(absorb(its.order, fact))
+        self.counts.facts.update(seen)
+        for p in parked:
+            self.counts.parked[p.reason] += 1
+        for blob in inputs.adopted:
+            adopted = decode_record(blob)
+            its = _turn(turns, states, adopted.key)
+            its.order.learned = True
+            for entry in adopted.entries:
+                take_in(its.order, entry)
+        for outcome in inputs.outcomes:
+            its = _turn(turns, states, outcome.key)
+            if (ended := _ended(its.order, outcome)) is not None:
+                its.entries.append(ended)
+                take_in(its.order, ended)
+        for key in inputs.due:
+            if key in states:
+                _turn(turns, states, key).due = True
+        if "duplicate" in seen or "superseded" in seen or inputs.outcomes:
+            # an order that nothing changed keeps what it had, its due time included
+            return {key: its for key, its in turns.items() if its.due or its.entries or _changed(its)}
+        return turns
+
+    def _trouble(self, record: Record) -> tuple[str, str]:
+        """Why a record could not be taken in: reason and the name of the field."""
+        if record.key is None:
+            return "null_key", "key"
+        if len(record.key) > KEY_MAX:
+            return "bounds", "key"
+        if len(record.value) > MAX_RECORD_BYTES:
+            return "too_large", "value"
+        try:
+            key = record.key.decode()
+            fact = decode_fact(record.value)
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
+            return unreadable(error)
+        if (found := violation(fact)) is not None:
+            return found
+        return ("wrong_key", "key") if fact.order != key else ("bounds", "$.at")
+
+    def _mark(self, turns: dict[str, Turn], states: Mapping[str, Any], record: Record, reason: str) -> None:
+        """The order whose report could not be read is incomplete until somebody has dealt with the record."""
+        if record.key is None or not 0 < len(record.key) <= KEY_MAX:
+            return
+        try:
+            key = record.key.decode()
+        except UnicodeDecodeError:
+            return
+        mark = FactParked(order=key, system=SYSTEM, object=mark_id(record.key, record.value), at=record.at or AT_MIN, reason=reason)
+        absorb(_turn(turns, states, key).order, mark)
+
+    # --- second half: decide, plan, and say what to write
+    def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result:
+        work: Work = asked.work
+        result = Result(states={}, due={}, parked=asked.parked)
+        if scores is not None and work.asked:
+            self._decide(work.asked, scores, now)
+        modes: dict[str, str] = {}
+        claimable: list[tuple[int, str, Turn, Effect]] = []
+        for key, its in work.turns.items():
+            self._advance(key, its, now, channels, modes, result, claimable)
+        if claimable:
+            self._claim(claimable, work.partition, now, channels, modes, result)
+        for key, its in work.turns.items():
+            if its.entries:
+                result.journal.append(encode_record(JournalRecord(key, its.entries)))
+        return result
+
+    def _decide(self, asked: list[Turn], scores: Scores, now: int) -> None:
+        policy = self._policy
+        count = self.counts.decisions
+        share = np.float32(10_000)
+        columns = [np.rint(np.nan_to_num(c) * share).astype(np.int64).tolist() for c in (scores.fraud, scores.late, scores.shortage, scores.priority)]
+        losses = np.rint(np.nan_to_num(scores.loss)).astype(np.int64).tolist()
+        model, fallback = scores.version, scores.fallback
+        for its, fraud, late, shortage, priority, loss, reasons in zip(asked, *columns, losses, scores.reasons, strict=True):
+            order = its.order
+            decision = decide(its.knew, Score(fraud, late, shortage, priority, loss, reasons, model, fallback), order.decision, policy, now)
+            entry = Decided(at=now, decision=decision)
+            its.entries.append(entry)
+            take_in(order, entry)
+            assert its.view is not None
+            conclude(its.view, order)
+            count[(decision.verdict, decision.by)] += 1
+
+    def _advance(
+        self,
+        key: str,
+        its: Turn,
+        now: int,
+        channels: Channels,
+        modes: dict[str, str],
+        result: Result,
+        claimable: list[tuple[int, str, Turn, Effect]],
+    ) -> None:
+        order, v, policy = its.order, its.view, self._policy
+        assert v is not None
+        if order.ledger:
+            self._expire(its, now)
+        wants = plan(v, order, policy)
+        while wants.timers and self._fire(its, wants, now):
+            conclude(v, order)
+            wants = plan(v, order, policy)
+        self._offer(key, its, wants, now, channels, modes, result)
+        due = min(wants.timers.values(), default=0)
+        if order.ledger:
+            due = self._tend(key, its, wants, due, now, result, claimable)
+        result.states[key] = order
+        result.due[key] = due
+        self._index(key, its, result)
+
+    def _expire(self, its: Turn, now: int) -> None:
+        """Attempts past their deadline of which nobody has told are unknown from then on."""
+        for name, effect in list(its.order.ledger.items()):
+            if effect.attempts and not effect.attempts[-1].outcome:
+                last = effect.attempts[-1]
+                at = last.deadline + self._policy.grace_ms
+                if at <= now:
+                    ended = Ended(at=at, id=effect.id, effect=name, attempt=last.number, kind="unknown", reason="no_answer")
+                    its.entries.append(ended)
+                    take_in(its.order, ended)
+
+    def _fire(self, its: Turn, wants: Wanted, now: int) -> bool:
+        """Fires what is due. The order is looked at again afterwards, as it may want other things now."""
+        fired = False
+        for timer, at in wants.timers.items():
+            if at > now:
+                continue
+            order = its.order
+            if timer == "retire":
+                assert its.view is not None
+                covered = tuple(sorted(key_hash(key) for key in order.facts))
+                entry: AnyEntry = Retired(at=at, status=str(its.view.status), covered=covered)
+            else:
+                entry = TimerFired(at=at, timer=timer)
+            its.entries.append(entry)
+            take_in(order, entry)
+            fired = True
+            if timer == "retire":
+                its.view = view(order)
+                break
+        return fired
+
+    def _offer(self, key: str, its: Turn, wants: Wanted, now: int, channels: Channels, modes: dict[str, str], result: Result) -> None:
+        """What is wanted and was not offered yet: asked for, opened, or closed at once as observed."""
+        order, v = its.order, its.view
+        assert v is not None
+        closed, ledger = order.closed, order.ledger
+        closing: list[str] = []
+        count = self.counts.effects
+        for name in wants.effects:
+            if name in closed or name in closing:
+                continue
+            known = ledger.get(name)
+            if known is not None and known.closed != "withdrawn":
+                continue
+            action, milestone, instance = parts(name)
+            internal = action == "reference.link"
+            if not internal:
+                channel = channel_of(action)
+                mode = modes.get(channel)
+                if mode is None:
+                    mode = modes[channel] = channels.mode(channel)
+                if mode == "observe":
+                    if known is None:
+                        closing.append(name)
+                        count[(action, "observed")] += 1
+                    continue
+            if action in UNANSWERED:
+                closing.append(name)
+                result.outbox.append(self._request(name, "", its, now))
+                count[(action, "done")] += 1
+                continue
+            id = known.id if known is not None else effect_id(key, milestone, instance, action)
+            offered = Offered(
+                at=now,
+                id=id,
+                action=action,
+                milestone=milestone,
+                instance=instance,
+                undoes=undoes(name, key),
+                turns=known.turns + 1 if known is not None else 0,
+                channels=channels.version,
+            )
+            its.entries.append(offered)
+            take_in(order, offered)
+            ledger = order.ledger
+            if known is not None and action in MESSAGE_CHANNELS:
+                result.outbox.append(_outgoing("customers", v, freed(ledger[name], v, now)))
+            if action not in OUTSIDE:
+                result.outbox.append(self._request(name, id, its, now))
+            count[(action, "offered")] += 1
+        if closing:
+            entry = Closed(at=now, effects=tuple(closing), channels=channels.version)
+            its.entries.append(entry)
+            take_in(order, entry)
+
+    def _tend(
+        self, key: str, its: Turn, wants: Wanted, due: int, now: int, result: Result, claimable: list[tuple[int, str, Turn, Effect]]
+    ) -> int:
+        """What was offered and is not over: withdrawn, repeated, or ready to be claimed. Returns when to look again."""
+        order, v, policy = its.order, its.view, self._policy
+        assert v is not None
+        wanted = set(wants.effects)
+        times = [due] if due else []
+        for name, effect in list(order.ledger.items()):
+            if not effect.open or effect.id in v.answered:
+                continue
+            last = effect.attempts[-1] if effect.attempts else None
+            if name not in wanted and effect.action not in KEPT and (last is None or last.outcome == "retryable"):
+                self._withdraw(name, effect, its, now, result)
+            elif effect.action not in OUTSIDE:
+                if effect.offered_at != now and self._asks_again(name, effect, its, now):
+                    result.outbox.append(self._request(name, effect.id, its, now))
+                times.append(repeat_at(effect, policy, now))
+            elif last is not None and not last.outcome:
+                times.append(last.deadline + policy.grace_ms)
+            elif name in wanted and not guard(effect, v, order):
+                at = self._claim_at(effect)
+                if at and at <= now:
+                    claimable.append((turn(v, policy), name, its, effect))
+                elif at:
+                    times.append(at)
+        return min(times, default=0)
+
+    def _withdraw(self, name: str, effect: Effect, its: Turn, now: int, result: Result) -> None:
+        entry = Withdrawn(at=now, id=effect.id, effect=name, turns=effect.turns + 1)
+        its.entries.append(entry)
+        take_in(its.order, entry)
+        if effect.action in MESSAGE_CHANNELS:
+            v = its.view
+            assert v is not None
+            if v.placed is None and its.before is not None:
+                v = view(its.before)  # the order itself was retracted: only the past knows whom to tell
+            result.outbox.append(_outgoing("customers", v, blocked(its.order.ledger[name], v, now)))
+        self.counts.effects[(effect.action, "withdrawn")] += 1
+
+    def _asks_again(self, name: str, effect: Effect, its: Turn, now: int) -> bool:
+        """An open request is repeated when its time has come, and when what it would say has changed."""
+        v, before = its.view, its.before
+        assert v is not None
+        if not requestable(name, v):
+            return False
+        if its.due and now >= effect.offered_at + self._policy.repeat_ms:
+            return True
+        if effect.action not in MESSAGE_CHANNELS or before is None:
+            return False
+        earlier = view(before)
+        return requestable(name, earlier) and self._record(name, effect.id, earlier, before, now) != self._record(
+            name, effect.id, v, its.order, now
+        )
+
+    def _claim_at(self, effect: Effect) -> int:
+        """When an effect may be tried (1: at once); 0: not before a person has looked at it."""
+        if not effect.attempts:
+            return 1
+        if len(effect.attempts) >= self._policy.max_attempts:
+            return 0
+        if effect.attempts[-1].outcome == "unknown" and self._ability(effect) == "neither":
+            return 0
+        return retry_at(effect, self._policy)
+
+    def _claim(
+        self,
+        claimable: list[tuple[int, str, Turn, Effect]],
+        partition: int,
+        now: int,
+        channels: Channels,
+        modes: dict[str, str],
+        result: Result,
+    ) -> None:
+        """Writes attempts for what the channel can start now, those whose turn comes first first; the others wait."""
+        claimable.sort(key=lambda c: (c[0], c[2].order.id, c[1]))
+        policy = self._policy
+        mode = modes.get("webhook") or channels.mode("webhook")
+        for _, name, its, effect in claimable:
+            order, v = its.order, its.view
+            assert v is not None
+            key = order.id
+            if mode not in ("live", "sandbox") or not channels.take("webhook"):
+                self._due(result, key, channels.retry_at("webhook", now))
+                continue
+            last = effect.attempts[-1] if effect.attempts else None
+            unknown = last is not None and last.outcome == "unknown"
+            rendered = body(effect, v, order, policy)
+            digest = blake2b(rendered, digest_size=12).hexdigest()
+            lookup = unknown and self._ability(effect) == "lookup"
+            number = last.number + 1 if last is not None else 1
+            claimed = Claimed(
+                at=now,
+                id=effect.id,
+                effect=name,
+                attempt=number,
+                deadline=now + policy.lease_ms,
+                body_hash=digest,
+                mode=mode,
+                lookup=lookup,
+                channels=channels.version,
+            )
+            its.entries.append(claimed)
+            take_in(order, claimed)
+            result.claims.append(
+                Claim(
+                    lane=f"{self.name}.{self._layout}.{partition}",
+                    key=key,
+                    effect=effect.id,
+                    channel="webhook",
+                    attempt=number,
+                    deadline=claimed.deadline,
+                    body=rendered,
+                    sandbox=mode == "sandbox",
+                    lookup=lookup,
+                )
+            )
+            self.counts.effects[(effect.action, "claimed")] += 1
+            self._due(result, key, claimed.deadline + policy.grace_ms)
+
+    @staticmethod
+    def _due(result: Result, key: str, at: int) -> None:
+        result.due[key] = min(result.due[key] or at, at)
+
+    def _ability(self, effect: Effect) -> str:
+        return self._abilities.get(effect.action) or self._abilities.get("webhook", "neither")
+
+    def _record(self, name: str, id: str, v: View, order: Order, now: int) -> Outgoing:
+        topic, key, record = request(name, id, v, order, self._policy, now)
+        return Outgoing(topic, key, _encode_request(record))
+
+    def _request(self, name: str, id: str, its: Turn, now: int) -> Outgoing:
+        assert its.view is not None
+        return self._record(name, id, its.view, its.order, now)
+
+    def _index(self, key: str, its: Turn, result: Result) -> None:
+        order, v, before = its.order, its.view, its.before
+        assert v is not None
+        had: tuple[str, ...] = ()
+        if before is not None:
+            had = before.seen if before.seen is not None else tags(view(before), before)
+        has = tags(v, order)
+        order.seen = has
+        order.learned = False
+        if has != had:
+            lost = tuple([tag for tag in had if tag not in has])
+            gained = tuple([tag for tag in has if tag not in had])
+            result.index.append((key, lost, gained, v.last_at))
+            if not had or had[0] != has[0]:
+                self.counts.transitions[(had[0] if had else "", has[0])] += 1
+
+
+def tags(v: View, order: Order) -> tuple[str, ...]:
+    """Under what an order is found: its status first, then "held", "unknown", "incomplete", "finance" as they apply."""
+    found = [v.status._value_]
+    if v.holds:
+        found.append("held")
+    if v.incomplete:
+        found.append("incomplete")
+    if v.contradictions or v.currency_conflict or v.disputed or v.dispute_lost:
+        found.append("finance")
+    if order.ledger or v.messages:
+        unknown = any(e.open and e.attempts and e.attempts[-1].outcome == "unknown" for e in order.ledger.values())
+        if unknown or "unknown" in v.messages.values():
+            found.append("unknown")
+    return tuple(found)
+
+
+def mark_id(key: bytes, value: bytes) -> str:
+    """The `object` of the `FactParked` that marks an order: the unreadable bytes name themselves, wherever they lay."""
+    return blake2b(key + b"\x1f" + value, digest_size=12).hexdigest()
+
+
+def _turn(turns: dict[str, Turn], states: Mapping[str, Any], key: str) -> Turn:
+    its = turns.get(key)
+    if its is None:
+        before = states.get(key)
+        its = turns[key] = Turn(Order(key) if before is None else before.fork(), before)
+    return its
+
+
+def _changed(its: Turn) -> bool:
+    order, before = its.order, its.before
+    return before is None or order.facts is not before.facts or order.ledger is not before.ledger or order.closed is not before.closed
+
+
+def _ended(order: Order, outcome: Outcome) -> Ended | None:
+    """The entry for what became of a claim; None for a claim this order never made, or for old news."""
+    for name, effect in order.ledger.items():
+        if effect.id == outcome.effect:
+            attempt = next((a for a in effect.attempts if a.number == outcome.attempt), None)
+            if attempt is None or OUTCOMES[outcome.kind] <= OUTCOMES[attempt.outcome]:
+                return None
+            return Ended(
+                at=outcome.at,
+                id=effect.id,
+                effect=name,
+                attempt=outcome.attempt,
+                kind=outcome.kind,
+                after=outcome.after,
+                reference=outcome.reference,
+                reason=outcome.reason,
+            )
+    return None
+
+
+def _outgoing(topic: str, v: View, record: msgspec.Struct) -> Outgoing:
+    return Outgoing(topic, customer_of(v), _encode_request(record))

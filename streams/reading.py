@@ -1,0 +1,76 @@
+"""Reading the records of a lane: what cannot be read is parked with a reason, the field's name, and its bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import TypeVar
+
+import msgspec
+
+from orders.request import Request
+from streams.processor import Inputs, Parked, Record
+
+MAX_RECORD_BYTES = 1 << 20
+EARLIEST, LATEST = 946_684_800_000, 4_102_444_800_000  # 2000 and 2100: outside, somebody's clock or unit is wrong
+REQUEST_VERSION = 1
+
+R = TypeVar("R", bound=Request)
+_FIELD = re.compile(r"`(\$[^`]*)`$")
+
+
+class Unreadable(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+def read(
+    inputs: Inputs, decode: Callable[[bytes], R], key_of: Callable[[R], str], now: int, parked: list[Parked]
+) -> Iterator[tuple[Record, str, R]]:
+    """The readable records with their keys; the others are appended to `parked`."""
+    for record in inputs.records:
+        try:
+            yield record, *_read(record, decode, key_of)
+        except Unreadable as error:
+            parked.append(park(inputs, record, error.reason, error.detail, now))
+
+
+def park(inputs: Inputs, record: Record, reason: str, detail: str, now: int) -> Parked:
+    return Parked(reason, detail, inputs.topic, inputs.partition, record.offset, record.key, record.value or b"", now)
+
+
+def park_later(inputs: Inputs, name: str, key: str, value: bytes, reason: str, detail: str, now: int) -> Parked:
+    """What is parked long after it was read has no offset any more: it gets a negative one, always the same for `name`."""
+    offset = -1 - (int.from_bytes(blake2b(f"{key}\x1f{name}".encode(), digest_size=6).digest()))
+    return Parked(reason, detail, inputs.topic, inputs.partition, offset, key.encode(), value, now)
+
+
+def _read(record: Record, decode: Callable[[bytes], R], key_of: Callable[[R], str]) -> tuple[str, R]:
+    if record.key is None:
+        raise Unreadable("null_key", "key")
+    if not record.value:
+        raise Unreadable("malformed", "value")
+    if len(record.value) > MAX_RECORD_BYTES:
+        raise Unreadable("too_large", "value")
+    try:
+        request = decode(record.value)
+        key = record.key.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(*unreadable(error)) from None
+    if request.v > REQUEST_VERSION:
+        raise Unreadable("version", "$.v")
+    if not EARLIEST <= request.at < LATEST:
+        raise Unreadable("bounds", "$.at")
+    if key != key_of(request):
+        raise Unreadable("wrong_key", "key")
+    return key, request
+
+
+def unreadable(error: Exception) -> tuple[str, str]:
+    """Reason and field of what a decoder raised: "schema" with the field, or "malformed"."""
+    if isinstance(error, msgspec.ValidationError):
+        field = _FIELD.search(str(error))  # the rest of the text may quote the value
+        return "schema", field.group(1) if field else "$"
+    return "malformed", "value"

@@ -1,0 +1,59 @@
+"""The real application on a real port of the loopback address, over readers and logs that live in memory."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from metrics import Metrics
+from streams.clock import VirtualClock
+from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
+from web.app import WebServer, make_app
+from web.gateway import Limits
+from web.health import Health
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@dataclass
+class Site:
+    client: httpx.AsyncClient
+    log: ListLog
+    reader: FakeReader
+    metrics: Metrics
+    health: Health
+    clock: VirtualClock
+    port: int
+
+    async def post(self, body: bytes, content_type: str = "application/json", **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post("/v1/facts", content=body, headers={"content-type": content_type, **named})
+
+
+@pytest.fixture
+def limits() -> Limits:
+    """Overridden by tests that need them smaller."""
+    return Limits()
+
+
+@pytest.fixture
+async def site(limits: Limits) -> AsyncIterator[Site]:
+    log, reader, metrics, clock = ListLog(), FakeReader(), Metrics(), VirtualClock(NOW)
+    health = Health(metrics)
+    health.start()
+    app = make_app(sink=log, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=FakeMailbox(), limits=limits)  # type: ignore[arg-type]
+    port = free_port()
+    server = WebServer(app, "127.0.0.1", port)
+    await server.start()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        yield Site(client, log, reader, metrics, health, clock, port)
+    await server.close()
+    await health.close()

@@ -1,0 +1,136 @@
+"""The web application of the gateway process, and the server it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import structlog
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+from litestar import Litestar, MediaType, Request, Response, asgi, get
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from connectors.store import StoreDown, StoreRefused
+from metrics import Metrics
+from streams.clock import Clock
+from streams.transport import Log
+from web.api import api_routes
+from web.door import LOOPBACK, Door
+from web.gateway import Gateway, Limits
+from web.health import Health
+from web.live import Live
+from web.openapi import document
+from web.pages import Pages, page_routes
+from web.problem import Refusal, encode_json, new_trace_id
+from web.reader import Mailbox, Reader
+
+log = structlog.get_logger("web")
+VERSION = "0.1.0"
+HEADER_BYTES = 32 * 1024
+HEADER_MS = 10_000  # for the whole head of a request, however slowly it drips
+STOP_S = 10.0
+
+
+def make_app(
+    *,
+    sink: Log,
+    reader: Reader,
+    clock: Clock,
+    metrics: Metrics,
+    health: Health,
+    mailbox: Mailbox | None = None,
+    token: str = "",
+    limits: Limits | None = None,
+) -> ASGIApp:
+    """Opens nothing: the application's own tasks run between the server's lifespan events."""
+    gateway = Gateway(sink, clock, metrics, limits)
+    pages = Pages(clock, has_mailbox=mailbox is not None)
+    live = Live(reader)
+
+    @asgi("/v1/facts", copy_scope=False)
+    async def facts(scope: Scope, receive: Receive, send: Send) -> None:
+        await gateway(cast("HTTPScope", scope), receive, send)
+
+    @get(["/healthz", "/readyz", "/metrics"])
+    async def probes(request: Request[Any, Any, Any]) -> Response[bytes]:
+        status, content_type, body = health.answer(request.url.path)
+        return Response(body, status_code=status, media_type=content_type)
+
+    described = encode_json(document(VERSION))
+
+    @get("/openapi.json")
+    async def openapi() -> Response[bytes]:
+        return Response(described, media_type=MediaType.JSON)
+
+    def failed(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+        trace_id = new_trace_id()
+        refusal = _refusal(error)
+        if refusal.status >= 500:  # the class only: the text of an exception may quote personal data
+            log.error("request failed", status=refusal.status, error=type(error).__name__, trace_id=trace_id)
+        headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+        if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
+            body = encode_json(refusal.problem(trace_id))
+            return Response(body, status_code=refusal.status, media_type=MediaType.JSON, headers=headers)
+        html = pages.error(refusal.status, refusal.message, trace_id)
+        return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
+
+    app = Litestar(
+        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox)],
+        on_startup=[live.start],
+        on_shutdown=[live.close],
+        exception_handlers={Exception: failed},
+        logging_config=None,
+        openapi_config=None,
+        debug=False,
+    )
+    return Door(app, token)
+
+
+def _refusal(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, (StoreDown, StoreRefused, ConnectionError, TimeoutError)):
+        return Refusal(503, "store_down", "The store does not answer; try again later", retry_after_s=2)
+    if isinstance(error, ValidationException):
+        keys = [str(entry.get("key", "")) for entry in error.extra or () if isinstance(entry, dict)]
+        return Refusal(422, "invalid", "A parameter is out of bounds", field=keys[0] if keys else "")
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        message = {404: "Nothing is here", 405: "Not this method"}.get(error.status_code, "The request cannot be understood")
+        return Refusal(error.status_code, {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request"), message)
+    return Refusal(500, "internal", "Something went wrong on our side")
+
+
+class WebServer:
+    """Serves an ASGI application on the running loop, with the HTTP parsing done in Rust."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int, *, token: str = "") -> None:
+        """Raises ValueError for an address that others can reach while no token is set."""
+        if host not in LOOPBACK and not token:
+            raise ValueError(f"listening on {host} needs a token: set web.token, or listen on 127.0.0.1")
+        self._server = Server(
+            app,
+            address=host,
+            port=port,
+            interface=Interfaces.ASGI,
+            websockets=False,
+            log_enabled=False,
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_MS, max_buffer_size=HEADER_BYTES),
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises OSError when the address is taken."""
+        self._task = asyncio.create_task(self._server.serve(), name="web")
+        await asyncio.sleep(0)
+        if self._task.done():
+            self._task.result()
+
+    async def close(self) -> None:
+        """Lets answers under way finish, at most `STOP_S`."""
+        if self._task is not None:
+            self._server.stop()  # type: ignore[no-untyped-call]
+            await asyncio.wait([self._task], timeout=STOP_S)
+            self._task.cancel()

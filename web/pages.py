@@ -1,0 +1,156 @@
+"""The pages: overview, one order, messages of the demo. Server-rendered; a little script keeps them moving."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from litestar import MediaType, Request, Response, get
+from litestar.params import PathParameter
+from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage
+from litestar.types import ControllerRouterHandler
+
+from streams.clock import Clock
+from web import words
+from web.api import Code, OrderId, find_order
+from web.live import REMEMBERED, Live, Snapshot
+from web.problem import Refusal
+from web.reader import Mailbox, OrderDetail, Reader, Row
+
+HERE = Path(__file__).parent
+TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+SHOWN_MESSAGES = 100
+ORDER = (
+    "order_placed",
+    "payment_confirmed",
+    "in_progress",
+    "partially_shipped",
+    "shipped",
+    "out_for_delivery",
+    "partially_delivered",
+    "delivered",
+)
+
+
+class Pages:
+    """Renders; knows nothing of HTTP."""
+
+    def __init__(self, clock: Clock, has_mailbox: bool) -> None:
+        self._clock = clock
+        self.assets = {path.name: (TYPES[path.suffix], path.read_bytes()) for path in (HERE / "static").iterdir()}
+        self._env = Environment(
+            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        for name in ("words", "channel", "tone", "step", "count", "share", "percent", "money", "iso", "moment", "age", "order_url"):
+            self._env.filters[name] = getattr(words, name)
+        self._env.globals.update(asset=self._asset, has_mailbox=has_mailbox, milestones=words.MILESTONES, page="")
+
+    def overview(self, now: Snapshot, rows: Sequence[Row], status: str) -> str:
+        return self._render("overview.html", page="overview", **self._context(now, rows, status))
+
+    def regions(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, str]:
+        context = self._context(now, rows, status)
+        return {name: self._render(f"{name}.html", **context) for name in ("numbers", "orders")}
+
+    def order(self, order: OrderDetail) -> str:
+        return self._render("order.html", page="order", o=order)
+
+    def order_body(self, order: OrderDetail) -> str:
+        return self._render("order_body.html", o=order)
+
+    def messages(self, received: Sequence[Any]) -> str:
+        return self._render("messages.html", page="messages", received=received)
+
+    def error(self, status: int, message: str, trace_id: str) -> str:
+        return self._render("error.html", status=status, message=message, trace_id=trace_id)
+
+    def _context(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, Any]:
+        line, area = words.spark(now.rates)
+        recent = now.rates[-3:]  # a second is a short time: the eye wants three
+        flow = {
+            "rate": sum(recent) / len(recent) if recent else 0.0,
+            "peak": max(now.rates, default=0.0),
+            "seconds": REMEMBERED,
+            "line": line,
+            "area": area,
+        }
+        return {
+            "n": now.counters,
+            "flow": flow,
+            "stack": _stack(now.counters.orders),
+            "rows": rows,
+            "status": status,
+            "stale": now.stale,
+            "now": self._clock.now(),
+        }
+
+    def _asset(self, name: str) -> str:
+        return f"/static/{name}?v={blake2b(self.assets[name][1], digest_size=4).hexdigest()}"
+
+    def _render(self, template: str, **context: Any) -> str:
+        return self._env.get_template(template).render(**context)
+
+
+def _stack(orders: dict[str, int]) -> list[dict[str, Any]]:
+    """The parts of the bar, along the way first, then what left it."""
+    whole = sum(orders.values())
+    parts: list[dict[str, Any]] = []
+    x = 0.0
+    for status in sorted(orders, key=lambda code: (ORDER.index(code) if code in ORDER else len(ORDER), code)):
+        width = 1000 * orders[status] / whole if whole else 0.0
+        parts.append({"status": status, "count": orders[status], "x": f"{x:.2f}", "width": f"{width:.2f}"})
+        x += width
+    return parts
+
+
+def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | None) -> list[ControllerRouterHandler]:
+    @get("/", media_type=MediaType.HTML)
+    async def overview(status: Code = "") -> str:
+        return pages.overview(live.now, await live.orders(status), status)
+
+    @get("/live")
+    async def stream(status: Code = "") -> ServerSentEvent:
+        _admit(live)
+        return ServerSentEvent(_events(live.overview(status, lambda now, rows: pages.regions(now, rows, status))))
+
+    @get("/orders")
+    async def find(request: Request[Any, Any, Any]) -> Redirect:
+        return Redirect(words.order_url(request.query_params.get("id", "").strip()))
+
+    @get("/orders/{order_id:str}", media_type=MediaType.HTML)
+    async def order(order_id: OrderId) -> str:
+        return pages.order(await find_order(reader, order_id))
+
+    @get("/orders/{order_id:str}/live")
+    async def order_stream(order_id: OrderId) -> ServerSentEvent:
+        _admit(live)
+        await find_order(reader, order_id)
+        return ServerSentEvent(_events(live.order(order_id, pages.order_body)))
+
+    @get("/messages", media_type=MediaType.HTML)
+    async def messages() -> str:
+        if mailbox is None:
+            raise Refusal(404, "not_found", "There are no stand-ins here: messages really leave")
+        return pages.messages(await mailbox.received(SHOWN_MESSAGES))
+
+    @get("/static/{name:str}")
+    async def asset(name: Annotated[str, PathParameter()]) -> Response[bytes]:
+        if name not in pages.assets:
+            raise Refusal(404, "not_found", "No such file")
+        media_type, content = pages.assets[name]
+        return Response(content, media_type=media_type, headers={"cache-control": "public, max-age=31536000, immutable"})
+
+    return [overview, stream, find, order, order_stream, messages, asset]
+
+
+def _admit(live: Live) -> None:
+    if live.full:
+        raise Refusal(503, "too_many", "Too many open pages", retry_after_s=10)
+
+
+async def _events(source: AsyncIterator[tuple[str, str]]) -> AsyncIterator[ServerSentEventMessage]:
+    async for region, html in source:
+        yield ServerSentEventMessage(event=region, data=html)

@@ -1,0 +1,798 @@
+"""How the rooms are put together: one function per role, and what several roles share.
+
+`run.py` reads the configuration and calls these. Each role is a process of its own: worker, gateway, and in the demo the
+stand-ins. Whoever comes first on a data folder starts its embedded store; the others connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import math
+import os
+import secrets
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from connectors.base import Secret
+from connectors.store import LaneId, Store, StoreDown, StoreRefused
+from connectors.valkey import EmbeddedValkey, FolderInUse, url
+from messages.render import Brand, Renderer
+from messages.way_back import WayBack
+from metrics import Metrics
+from orders.effect import Claim, Outcome
+from orders.fact import FactUnparked, encode_fact
+from orders.policy import Policy
+from settings import Ref, Settings, SettingsError, resolve
+from streams.clock import WallClock
+from streams.dispatch import Dispatcher, Modes
+from streams.lane import Lane, decode_parked
+from streams.processor import Inputs, Parked, Processor, Result, Scores
+from streams.transport import Log
+from streams.worker import Worker
+
+if TYPE_CHECKING:
+    import faust
+
+    from actors.ray_local import LocalRay
+    from web.reader import Received
+
+log = structlog.get_logger("wire")
+
+KEYED_TOPICS = ("facts", "references", "stock", "customers")
+TOPICS = ("deliveries", *KEYED_TOPICS, "journal")
+PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
+CHANNELS = ("email", "sms", "push", "webhook")
+DRAIN_S = 25.0  # of the 30 s that a stop may take
+
+
+def set_up_logging() -> None:
+    """JSON lines on standard error: level, event, fields. Third parties below warning are quiet, and nobody shows locals."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"level": "%(levelname)s", "logger": "%(name)s", "event": "%(message)s"}')
+
+
+def secret(ref: Ref | None, environment: Mapping[str, str], field: str) -> Secret | None:
+    return None if ref is None else Secret(resolve(ref, environment, field))
+
+
+def lanes(settings: Settings, processors: Sequence[str] = tuple(PROCESSOR_OF.values())) -> list[LaneId]:
+    return [LaneId(name, settings.layout.id, p) for name in processors for p in range(settings.layout.partitions)]
+
+
+# --- the store
+@contextlib.asynccontextmanager
+async def store_of(settings: Settings, start: bool = True) -> AsyncIterator[Store]:
+    """A started client of the configured store; the embedded server is started if nobody has, and stopped by whoever did."""
+    server: EmbeddedValkey | None = None
+    where = settings.store
+    if where == "embedded":
+        folder = settings.folder / "store"
+        where = url(folder)
+        if start:
+            server = EmbeddedValkey(folder)
+            try:
+                await server.start(lock_wait_s=1.0)
+            except FolderInUse:
+                server = None
+            where = url(folder)
+    elif not settings.insecure and where.startswith("redis://") and not _loopback(where):
+        raise SettingsError(f"store: {where.split('@')[-1]} is not on this machine and not encrypted: use rediss://, or set `insecure: true`")
+    store = Store.from_url(where)
+    try:
+        await store.start()
+        yield store
+    finally:
+        await store.close()
+        if server is not None:
+            await server.stop()
+
+
+def _loopback(address: str) -> bool:
+    host = address.split("://", 1)[-1].split("@")[-1].split("/")[0].rsplit(":", 1)[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+decode_modes = msgspec.json.Decoder(Modes).decode
+
+
+async def read_modes(store: Store, settings: Settings) -> Modes:
+    """The modes in the store; before the first change those of the configuration."""
+    version, body = await store.document()
+    if not body:
+        return Modes(channels={name: getattr(settings.channels, name).mode for name in CHANNELS})
+    return msgspec.structs.replace(decode_modes(body), version=version)
+
+
+async def change_modes(store: Store, settings: Settings, **changes: Any) -> Modes:
+    """Replaces fields of the modes document, whatever others change meanwhile."""
+    while True:
+        version, _ = await store.document()
+        modes = msgspec.structs.replace(await read_modes(store, settings), **changes)
+        if await store.put_document(version, msgspec.json.encode(modes)):
+            return msgspec.structs.replace(modes, version=version + 1)
+
+
+# --- the log
+def log_of(settings: Settings) -> Log:
+    if settings.log == "embedded":
+        from streams.sqlite_log import EmbeddedLog
+
+        return EmbeddedLog(settings.folder / "log")
+    from streams.kafka import KafkaLog
+
+    if not settings.insecure and not all(_loopback(server) for server in settings.log.removeprefix("kafka://").split(",")):
+        raise SettingsError("log: this Kafka is not on this machine: set up TLS at a local proxy, or set `insecure: true`")
+    return KafkaLog(settings.log.removeprefix("kafka://"))
+
+
+def log_url(settings: Settings) -> str:
+    """The log as Faust takes it."""
+    if settings.log == "embedded":
+        return f"orderflow-log://{(settings.folder / 'log').resolve()}"
+    return settings.log.replace("kafka://", "orderflow-kafka://")
+
+
+async def lay_out(settings: Settings, store: Store, log_: Log, start_at: str = "earliest") -> None:
+    """`init`: topics with their partition counts, and each lane's first position, written once. A second call changes nothing."""
+    await log_.create(dict.fromkeys(TOPICS, settings.layout.partitions))
+    ids = await log_.topic_ids(TOPICS)
+    for topic, processor in PROCESSOR_OF.items():
+        bounds = await log_.bounds(topic)
+        for partition in range(settings.layout.partitions):
+            first, end = bounds.get(partition, (0, 0))
+            await store.place(LaneId(processor, settings.layout.id, partition), end if start_at == "now" else first, ids[topic], sends=True)
+    for source in settings.sources:
+        bounds = await log_.bounds(source.topic)
+        for partition, (first, end) in bounds.items():
+            lane = LaneId(f"intake-{source.name}", settings.layout.id, partition)
+            await store.place(lane, end if start_at == "now" else first, (await log_.topic_ids([source.topic]))[source.topic], sends=True)
+
+
+def calm_collector() -> None:
+    """What was loaded stays: the collector need not look at it again (+17 % on the bare job)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+
+
+async def stop_signal() -> None:
+    """Returns at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def ask() -> None:
+        if asked.is_set():
+            os._exit(130)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    await asked.wait()
+
+
+def data_folder(settings: Settings) -> Path:
+    settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return settings.folder
+
+
+class Failed(Exception):
+    """What a command could not do, and what to do next; shown without a trace."""
+
+
+# --- what a worker measures
+class Latencies:
+    """Times on a logarithmic scale, 2 % wide: percentiles without keeping every value."""
+
+    STEP = 1.02
+
+    def __init__(self) -> None:
+        self.bins: dict[int, int] = {}
+        self.count = 0
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        place = int(math.log(max(seconds, 1e-4)) / math.log(self.STEP))
+        self.bins[place] = self.bins.get(place, 0) + times
+        self.count += times
+
+    def quantile(self, q: float) -> float:
+        """Seconds; 0.0 before the first value."""
+        wanted, seen = q * self.count, 0
+        for place in sorted(self.bins):
+            seen += self.bins[place]
+            if seen >= wanted:
+                return float(self.STEP ** (place + 0.5))
+        return 0.0
+
+
+class Meter:
+    """Turns of lanes and answers of senders into metrics; what the demo and the benches read is written to `stats.json`."""
+
+    def __init__(self, metrics: Metrics, clock: WallClock) -> None:
+        self.metrics, self.clock = metrics, clock
+        self.latencies = Latencies()
+        self.commit_seconds: dict[str, float] = {}
+        self._counted: Counter[tuple[str, str, str]] = Counter()
+
+    def turn(self, lane: Lane, inputs: Inputs, scores: Scores | None, result: Result, commit_s: float) -> None:
+        name, m = lane.id.processor, self.metrics
+        m.lane_commits(name).inc()
+        m.lane_commit_duration(name).observe(commit_s)
+        self.commit_seconds[name] = self.commit_seconds.get(name, 0.0) + commit_s
+        if inputs.records:
+            m.lane_chunk(name).observe(len(inputs.records))
+        for row in result.parked:
+            m.parked_records(row.reason).inc()
+        if scores is not None:
+            m.model_batch_size.observe(len(scores.fraud))
+        if name == "orders" and inputs.records:
+            now = self.clock.now()
+            first, last = inputs.records[0].at, inputs.records[-1].at
+            # a chunk's records were appended one after another: its ends stand for what lies between
+            for at in (first, last):
+                self.latencies.add((now - at) / 1000, len(inputs.records) // 2 or 1)
+                m.event_to_status("standard").observe(max(0.0, (now - at) / 1000))
+
+    def lost(self, lane: Lane, why: str) -> None:
+        self.metrics.lane_losses(lane.id.processor, why).inc()
+
+    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None:
+        for claim, outcome in zip(claims, outcomes, strict=True):
+            self.metrics.connector_requests(claim.channel, outcome.kind).inc()
+
+    def in_flight(self, channel: str, count: int) -> None:
+        self.metrics.sender_queue(channel).set(count)
+
+    def look(self, worker: Worker, dispatcher: Dispatcher) -> None:
+        """Once a second: what is a state and not an event."""
+        m = self.metrics
+        for name in set(PROCESSOR_OF.values()):
+            lanes = [lane for lane in worker.lanes.values() if lane.id.processor == name]
+            m.partitions(name, "positioned").set(sum(lane.positioned for lane in lanes))
+            m.partitions(name, "unpositioned").set(sum(not lane.positioned for lane in lanes))
+        for stopped in worker.stopped.values():
+            m.partitions(PROCESSOR_OF.get(stopped.tp.topic, "intake"), "mismatch").set(1)
+        for channel in CHANNELS:
+            mode = dispatcher.mode(channel)
+            for each in ("observe", "sandbox", "live", "stopped"):
+                m.channel_mode(channel, each).set(mode == each)
+            m.sends_stopped(channel).set(mode == "stopped")
+        self._count(worker)
+
+    def _count(self, worker: Worker) -> None:
+        """Processors count what they decide; the difference to the last look goes to the metrics."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for lane in worker.lanes.values():
+            counts = getattr(lane.processor, "counts", None)
+            if lane.id.processor == "customers" and counts:
+                found.update(counts)
+        for key, count in (found - self._counted).items():
+            self.metrics.notifications(*key).inc(count)
+        self._counted |= found
+
+    def stats(self) -> dict[str, Any]:
+        q = self.latencies.quantile
+        return {
+            "latency_ms": {name: round(q(share) * 1000, 1) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
+            "commit_seconds": {name: round(seconds, 3) for name, seconds in self.commit_seconds.items()},
+        }
+
+
+# --- roles
+def start_ray(settings: Settings, environment: MutableMapping[str, str]) -> LocalRay | None:
+    """Before the loop and its signal handlers. None when configuration says `off`; a Ray that does not come up is tried again."""
+    from actors.ray_local import LocalRay, RayUnavailable, prepare_environment
+
+    if settings.ray == "off":
+        return None
+    folder = data_folder(settings)
+    prepare_environment(environment, folder)
+    ray = LocalRay(folder, "" if settings.ray == "local" else settings.ray)
+    try:
+        ray.start()
+    except RayUnavailable as error:
+        log.warning("ray does not start, the rules score until it does", why=str(error))
+    return ray
+
+
+def weights_folder(settings: Settings) -> Path:
+    return Path(settings.model.weights) if settings.model.weights else Path(__file__).parent / "model" / "weights"
+
+
+def sender_settings(settings: Settings, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Per channel what its connector takes, secrets resolved. Channels that nobody configured are left out."""
+    c = settings.channels
+    found: dict[str, dict[str, Any]] = {
+        "email": {
+            "host": c.email.host,
+            "port": c.email.port,
+            "tls": c.email.tls,
+            "username": c.email.username,
+            "password": secret(c.email.password, environment, "channels.email.password"),
+            "rate": c.email.rate,
+        }
+    }
+    if c.sms.account:
+        found["sms"] = {
+            "url": c.sms.url,
+            "account": c.sms.account,
+            "token": secret(c.sms.token, environment, "channels.sms.token") or Secret(""),
+            "sender": c.sms.sender,
+            "status_callback": c.sms.status_callback,
+            "rate": c.sms.rate,
+        }
+    if c.push.project:
+        token = secret(c.push.token, environment, "channels.push.token")
+        account = secret(c.push.service_account, environment, "channels.push.service_account")
+        found["push"] = {"url": c.push.url, "project": c.push.project, "token": token, "service_account": account, "rate": c.push.rate}
+    if c.webhook.url:
+        found["webhook"] = {
+            "url": c.webhook.url,
+            "secret": secret(c.webhook.secret, environment, "channels.webhook.secret"),
+            "private": c.webhook.private,
+            "rate": c.webhook.rate,
+        }
+    return found
+
+
+def signing_key(settings: Settings, environment: Mapping[str, str]) -> str:
+    """Signs links and what messages carry back. Without a configured key one is made and kept in the data folder."""
+    if settings.signing is not None:
+        return resolve(settings.signing, environment, "signing")
+    path = data_folder(settings) / "signing.key"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text()
+
+
+def processors(settings: Settings, environment: Mapping[str, str], abilities: Mapping[str, str]) -> dict[str, Callable[[], Processor]]:
+    """By topic: what makes the processor of one lane of it."""
+    from connectors import canonical
+    from model.features import features
+    from streams.customers import CustomersProcessor
+    from streams.intake import IntakeProcessor
+    from streams.orders import OrdersProcessor
+    from streams.references import ReferencesProcessor
+    from streams.stock import StockProcessor
+
+    policy, renderer = order_policy(settings, environment), renderer_of(settings, environment)
+    made: dict[str, Callable[[], Processor]] = {
+        "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read}),
+        "references": ReferencesProcessor,
+        "facts": lambda: OrdersProcessor(features, policy, abilities, settings.layout.id),
+        "stock": StockProcessor,
+        "customers": lambda: CustomersProcessor(renderer, abilities=abilities, layout=settings.layout.id),
+    }
+    for source in settings.sources:
+        made[source.topic] = partial(IntakeProcessor, source.topic, {source.name: canonical.read}, source.name)
+    return made
+
+
+def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
+    w = settings.workflow
+    return Policy(
+        approve_below=settings.model.approve_below,
+        review_above=settings.model.approve_below,
+        decline_above=settings.model.decline_above,
+        settle_ms=int(w.settle_minutes * 60_000),
+        feedback_after_ms=int(w.feedback_after_hours * 3_600_000),
+        finance_after_failures=w.finance_after_failures,
+        default_location=w.location,
+        brand=settings.brand.name,
+        tracking_base=settings.brand.tracking_base,
+        link_key=signing_key(settings, environment),
+    )
+
+
+def renderer_of(settings: Settings, environment: Mapping[str, str]) -> Renderer:
+    b = settings.brand
+    brand = Brand(name=b.name, hashtag=b.hashtag, sender=b.sender, reply_to=b.reply_to, domain=b.domain, locale=b.locale, zone=b.zone)
+    return Renderer(brand, WayBack([signing_key(settings, environment).encode()]))
+
+
+async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalRay | None, stop: Callable[[], Awaitable[None]] = stop_signal) -> int:
+    """The stream processors until SIGTERM; returns the exit code."""
+    from actors.handles import LocalScorer, ScorerPool, SenderHandle
+    from actors.sender import Sender
+    from connectors.archive import Archive
+    from connectors.registry import ABILITIES
+    from streams.app import PIPELINE, make_app
+    from streams.archiver import Archiver
+    from streams.driver import reposition
+    from streams.watchdog import Watchdog
+    from web.health import Health, HealthServer
+
+    clock, metrics = WallClock(), Metrics()
+    meter = Meter(metrics, clock)
+    folder = data_folder(settings)
+    crashed: list[BaseException] = []
+    ended = asyncio.Event()
+
+    def crash(error: BaseException) -> None:
+        crashed.append(error)
+        ended.set()
+
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(store_of(settings))
+        log_ = log_of(settings)
+        await log_.start()
+        stack.push_async_callback(log_.close)
+        weights, deadline_s = weights_folder(settings), settings.model.deadline_ms / 1000
+        scorer: ScorerPool | LocalScorer
+        if ray is not None:
+            scorer = ScorerPool(ray, weights, size=settings.model.scorers, deadline_s=deadline_s)
+        else:
+            scorer = LocalScorer(weights, deadline_s=deadline_s)
+        await scorer.start()
+        stack.push_async_callback(scorer.close)
+        senders: dict[str, Any] = {}
+        for channel, its in sender_settings(settings, environment).items():
+            senders[channel] = SenderHandle(ray, channel, its) if ray is not None else Sender(channel, its)
+            try:
+                await senders[channel].start()
+            except Exception as error:
+                log.error("channel cannot start", channel=channel, error=type(error).__name__)
+        dispatcher = Dispatcher(senders, clock, await read_modes(store, settings), meter)
+        apps: list[faust.App] = []
+        w = Worker(
+            processors(settings, environment, ABILITIES),
+            layout=settings.layout.id,
+            store=store,
+            log=log_,
+            clock=clock,
+            dispatcher=dispatcher,
+            scorer=scorer,
+            meters=meter,
+            crash=crash,
+            reposition=lambda tp: reposition(apps[0], tp),
+        )
+        address = log_url(settings)
+        topics = (*PIPELINE, *(source.topic for source in settings.sources))
+        apps.append(make_app(settings.group, address, w, w.offer, topics=topics, folder=folder))
+        archiver: Archiver | None = None
+        if settings.archive:
+            archiver = Archiver(Archive(folder / "archive"), log_, crash)
+            apps.append(make_app(f"{settings.group}-archive", address, archiver, archiver.offer, topics=(*TOPICS,), folder=folder))
+        health = Health(metrics, lambda: not_ready(w), lambda: degraded(settings, scorer.health()))
+        server = HealthServer(health, settings.http.worker_port, settings.http.host)
+        server.start()
+        stack.callback(server.close)
+        health.start()
+        stack.push_async_callback(health.close)
+        watchdog = Watchdog(w, lambda: crashed[0] if crashed else next((app.crash_reason for app in apps if app.crashed), None))
+        background = [
+            watchdog.start(),
+            asyncio.create_task(keep_modes(store, settings, dispatcher, w)),
+            asyncio.create_task(keep_stats(meter, w, dispatcher, folder)),
+        ]
+        for app in apps:
+            await app.start()
+        calm_collector()
+        log.info("worker runs", port=server.port)
+        stopping = asyncio.ensure_future(stop())
+        await asyncio.wait([stopping, asyncio.ensure_future(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+        health.drain()
+        log.info("worker drains")
+        watchdog.close()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await w.close()
+                await dispatcher.close(DRAIN_S / 2)
+                for app in apps:
+                    await app.stop()
+                if archiver is not None:
+                    await archiver.close()
+        except TimeoutError:
+            log.warning("drain took too long; what is under way is read again")
+        for task in background:
+            task.cancel()
+        write_stats(meter, w, dispatcher, folder)
+    if ray is not None:
+        await asyncio.to_thread(ray.stop)
+    if crashed:
+        log.error("worker ends", error=type(crashed[0]).__name__)
+        return 70
+    return 0
+
+
+def not_ready(worker: Worker) -> list[str]:
+    why = [f"{s.tp.topic}.{s.tp.partition}: {s.reason}: {s.detail}" for s in worker.stopped.values()]
+    if not worker.is_ready() and not why:
+        why.append("partitions are being acquired")
+    return why
+
+
+def degraded(settings: Settings, scorer: Mapping[str, Any]) -> list[str]:
+    why = []
+    if scorer.get("scorer") != "model":
+        why.append("the rules score: no model answers")
+    if settings.ray == "off":
+        why.append("Ray is off: the model runs inside the worker")
+    if settings.insecure:
+        why.append("insecure: Kafka or the store is reached without TLS")
+    return why
+
+
+async def keep_modes(store: Store, settings: Settings, dispatcher: Dispatcher, w: Worker) -> None:
+    """A stop or a change of mode counts within two seconds; while the store is silent the last known modes do."""
+    while True:
+        try:
+            modes = await read_modes(store, settings)
+        except (StoreDown, StoreRefused):
+            modes = dispatcher.modes
+        if modes.version != dispatcher.modes.version:
+            log.info("modes changed", version=modes.version, stop=bool(modes.stop), channels=modes.channels)
+            dispatcher.modes = modes
+            w.nudge()
+        await asyncio.sleep(1.0)
+
+
+async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, folder: Path) -> None:
+    while True:
+        meter.look(w, dispatcher)
+        write_stats(meter, w, dispatcher, folder)
+        await asyncio.sleep(1.0)
+
+
+def write_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, folder: Path) -> None:
+    new = folder / "stats.json.new"
+    new.write_text(json.dumps({**meter.stats(), "ready": w.is_ready(), "waiting": sum(lane.waiting for lane in w.lanes.values())}))
+    new.replace(folder / "stats.json")
+
+
+async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
+    """HTTP until SIGTERM; returns the exit code."""
+    from web.app import WebServer, make_app
+    from web.health import Health
+    from web.store_reader import StoreReader
+
+    clock, metrics = WallClock(), Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(store_of(settings, start=False))
+        log_ = log_of(settings)
+        await log_.start()
+        stack.push_async_callback(log_.close)
+        health = Health(metrics)
+        health.start()
+        stack.push_async_callback(health.close)
+        token = resolve(settings.http.token, environment, "http.token")
+        ledger = settings.folder / "received.jsonl"
+        app = make_app(
+            sink=log_,
+            reader=StoreReader(store, log_, settings.layout.id, settings.layout.partitions),
+            clock=clock,
+            metrics=metrics,
+            health=health,
+            mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
+            token=token,
+        )
+        server = WebServer(app, settings.http.host, settings.http.port, token=token)
+        await server.start()
+        log.info("gateway runs", port=settings.http.port)
+        await stop_signal()
+        health.drain()
+        await server.close()
+    return 0
+
+
+async def serve(settings: Settings, config: Path | None) -> int:
+    """Gateway and worker as processes of their own; ends when one of them does, or at SIGTERM."""
+    async with store_of(settings):
+        pair = [await role(name, config) for name in ("worker", "gateway")]
+        stopping = asyncio.ensure_future(stop_signal())
+        exits = [asyncio.ensure_future(process.wait()) for process in pair]
+        await asyncio.wait([stopping, *exits], return_when=asyncio.FIRST_COMPLETED)
+        await end_roles(pair)
+        return 0 if stopping.done() else next((p.returncode or 0 for p in pair if p.returncode), 1)
+
+
+async def role(name: str, config: Path | None, *arguments: str, stderr: int | IO[bytes] | None = None, **environment: str) -> asyncio.subprocess.Process:
+    """Another role of ours as a process; it gets no signal that is meant for us."""
+    command = [sys.executable, str(Path(__file__).with_name("run.py"))]
+    if config is not None:
+        command += ["--config", str(config)]
+    return await asyncio.create_subprocess_exec(
+        *command, name, *arguments, env={**os.environ, **environment}, stdin=asyncio.subprocess.DEVNULL, stderr=stderr, start_new_session=True
+    )
+
+
+async def end_roles(processes: Sequence[asyncio.subprocess.Process], wait_s: float = 32.0) -> None:
+    for process in processes:
+        if process.returncode is None:
+            process.terminate()
+    waits = [asyncio.ensure_future(process.wait()) for process in processes]
+    _, late = await asyncio.wait(waits, timeout=wait_s)
+    if late:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+        await asyncio.wait(waits)
+
+
+async def stand_ins(folder: Path, seed: int, faults: bool) -> int:
+    from connectors.stand_ins import Faults, StandIns
+
+    misbehave = Faults(seed=seed, refuse=0.005, try_later=0.03, error=0.03, drop=0.005, slow=0.05, slow_s=0.3) if faults else Faults()
+    made = StandIns(faults=dict.fromkeys(CHANNELS, misbehave), ledger=folder / "received.jsonl", clock=WallClock().now)
+    await made.start()
+    ports = folder / "stand_ins.json"
+    new = ports.with_suffix(".new")
+    new.write_text(json.dumps({"http": made.http_port, "smtp": made.smtp_port}))
+    new.replace(ports)
+    await stop_signal()
+    await made.close()
+    return 0
+
+
+class LedgerMailbox:
+    """What the stand-ins received, read from the file they write."""
+
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+
+    async def received(self, limit: int) -> Sequence[Received]:
+        return await asyncio.to_thread(self._tail, limit)
+
+    def _tail(self, limit: int) -> list[Received]:
+        from connectors.stand_ins import Receipt
+        from web.reader import Received
+
+        with self._ledger.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit * 2048))
+            lines = file.read().splitlines()
+        found = []
+        for line in reversed(lines):
+            with contextlib.suppress(msgspec.DecodeError):
+                r = msgspec.json.decode(line, type=Receipt)
+                found.append(Received(at=r.at, channel=r.channel, to=r.to, subject=r.title, text=r.text, effect=r.effect))
+            if len(found) >= limit:
+                break
+        return found
+
+
+# --- commands
+async def initialise(settings: Settings, start_at: str) -> None:
+    data_folder(settings)
+    async with store_of(settings) as store, opened(log_of(settings)) as log_:
+        await lay_out(settings, store, log_, start_at)
+
+
+@contextlib.asynccontextmanager
+async def opened(log_: Log) -> AsyncIterator[Log]:
+    await log_.start()
+    try:
+        yield log_
+    finally:
+        await log_.close()
+
+
+async def lag(settings: Settings) -> list[dict[str, Any]]:
+    rows = []
+    async with store_of(settings) as store, opened(log_of(settings)) as log_:
+        for topic, processor in PROCESSOR_OF.items():
+            bounds = await log_.bounds(topic)
+            for standing in await store.standing(lanes(settings, [processor])):
+                end = bounds.get(standing.lane.partition, (0, 0))[1]
+                at = standing.offset or 0
+                rows.append({"lane": str(standing.lane), "topic": topic, "position": at, "end": end, "behind": max(0, end - at)})
+    return rows
+
+
+def _find_lane(settings: Settings, record: str) -> LaneId:
+    try:
+        _, topic, partition, _ = record.rsplit("/", 3)
+        return LaneId(PROCESSOR_OF[topic], settings.layout.id, int(partition))
+    except (ValueError, KeyError):
+        raise Failed(f"{record} is not the ID of a parked record; `run.py parked list` shows them") from None
+
+
+async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[str, Any]]:
+    async with store_of(settings) as store:
+        found = await store.parked_list(lanes(settings), reason, limit)
+    rows = [(name, decode_parked(row)) for _, name, row in found]
+    return [{"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value)} for name, r in sorted(rows, key=lambda x: -x[1].at)]
+
+
+async def parked_show(settings: Settings, record: str) -> Parked:
+    async with store_of(settings) as store:
+        return await _parked(settings, store, record)
+
+
+async def _parked(settings: Settings, store: Store, record: str) -> Parked:
+    row = (await store.parked(_find_lane(settings, record), [record]))[0]
+    if row is None:
+        raise Failed(f"{record} is not parked (any more)")
+    return decode_parked(row)
+
+
+async def parked_settle(settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool) -> None:
+    """Replay: the record, or its repaired bytes, goes to its topic again; either way the order learns it and the row goes."""
+    async with store_of(settings) as store, opened(log_of(settings)) as log_:
+        row = await _parked(settings, store, record)
+        if replay:
+            await log_.append(row.topic, [(row.key, body if body is not None else row.value)])
+        order = row.key.decode(errors="replace") if row.topic == "facts" and row.key else ""
+        if order:
+            fact = FactUnparked(order=order, system="staff", object=record, at=WallClock().now(), by=by)
+            await log_.append("facts", [(row.key, encode_fact(fact))])
+        await store.unpark(_find_lane(settings, record), record)
+
+
+async def set_modes(settings: Settings, channel: str | None, mode: str, stop: str, start: bool) -> Modes:
+    async with store_of(settings) as store:
+        changes: dict[str, Any] = {}
+        if channel:
+            changes["channels"] = {**(await read_modes(store, settings)).channels, channel: mode}
+        if stop or start:
+            changes["stop"] = stop
+        return await change_modes(store, settings, **changes)
+
+
+async def recover(settings: Settings, environment: Mapping[str, str], open_: bool) -> dict[str, Any]:
+    """Rebuilds every lane that is behind its journal, has no position, or stopped half-way; with `open_` allows sending again."""
+    from connectors.archive import Archive
+    from streams.recovery import rebuild
+    from streams.worker import journal_sequence
+
+    async with store_of(settings) as store, opened(log_of(settings)) as log_:
+        every = lanes(settings)
+        if open_:
+            half = [str(s.lane) for s in await store.standing(every) if s.offset is None or s.mark]
+            if half:
+                raise Failed(f"these lanes are not rebuilt yet: {', '.join(half)}; `run.py recover` first")
+            await store.set_sends(every, sends=True)
+            return {"open": True, "lanes": len(every)}
+        archive = Archive(settings.folder / "archive") if settings.archive else None
+        made = processors(settings, environment, {})
+        rebuilt = []
+        for topic, processor in PROCESSOR_OF.items():
+            for standing in await store.standing(lanes(settings, [processor])):
+                back = await journal_sequence(log_, standing.lane) > standing.sequence
+                if standing.offset is None or standing.mark or back:
+                    rebuilt.append(
+                        await rebuild(standing.lane, made[topic](), store=store, log=log_, archive=archive, clock=WallClock())
+                    )
+        return {
+            "lanes": len(rebuilt),
+            "records": sum(r.records for r in rebuilt),
+            "entries": sum(r.entries for r in rebuilt),
+            "states": sum(r.states for r in rebuilt),
+            "next": "look at the pages and `run.py parked list`, then `run.py recover --open`" if rebuilt else "nothing to rebuild",
+        }
+
+
+async def would_have_sent(settings: Settings, channel: str) -> list[str]:
+    """Counts of what this channel observed, from its customers' lanes."""
+    async with store_of(settings) as store:
+        counts = await store.tag_counts(lanes(settings, ["orders", "customers"]))
+    observed = {tag: count for tag, count in counts.items() if tag.startswith("observed")}
+    return [f"{tag}: {count}" for tag, count in observed.items()] or [f"nothing has been observed on {channel} yet"]
+
+
+def train(settings: Settings, out: Path, name: str, progress: bool) -> dict[str, Any]:
+    from connectors.archive import Archive
+    from model.train import train_from_archive
+
+    return train_from_archive(Archive(settings.folder / "archive"), out, name, progress)
