@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""orderflow: from the buy click to the delivered parcel.
+
+The one command line. It reads configuration and environment once, and starts roles; `wire.py` puts the rooms together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import settings as settings_module
+from settings import Settings, SettingsError
+
+T = TypeVar("T")
+DEFAULT_FILE = "orderflow.yaml"
+FAILED, USAGE = 1, 2
+
+
+def _settings(context: click.Context) -> Settings:
+    """The configuration of `--config`, else ./orderflow.yaml, else all defaults."""
+    path: Path | None = context.obj["config"]
+    if path is None and Path(DEFAULT_FILE).exists():
+        path = Path(DEFAULT_FILE)
+    return settings_module.load(path)
+
+
+def _run(role: Coroutine[Any, Any, T]) -> T:
+    import uvloop
+
+    return uvloop.run(role)
+
+
+def _say(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        show()
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line of standard output.")
+
+
+@click.group(epilog="Exit codes: 0 done, 1 it failed and says why, 2 wrong usage or configuration.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"Configuration file.  [default: ./{DEFAULT_FILE}, else all defaults]")
+@click.version_option("0.1.0", prog_name="orderflow")
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
+    """Orders from the buy click to the delivered parcel.
+
+    \b
+    Try it:     run.py demo --orders 500 --seconds 60
+    Set it up:  run.py init && run.py doctor && run.py serve
+    """
+    context.obj = {"config": config}
+
+
+@main.command(epilog="Example: run.py demo --orders 500 --seconds 60 --json")
+@click.option("--orders", default=400, show_default=True, type=click.IntRange(1, 1_000_000), help="Orders to place.")
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(5, 86_400), help="How long the shop's days last.")
+@click.option("--seed", default=7, show_default=True, type=click.IntRange(0), help="The same seed gives the same orders.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Keep data here and go on with it next time.  [default: a temporary folder]")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Page and API; 0 picks a free one.")
+@click.option("--faults/--no-faults", default=True, show_default=True, help="Let the stand-ins misbehave and some records be unreadable.")
+@click.option("--stay", is_flag=True, help="Keep the pages up after the last order until interrupted.")
+@json_option
+def demo(orders: int, seconds: float, seed: int, data: Path | None, port: int, faults: bool, stay: bool, as_json: bool) -> None:
+    """Orders living and dying on embedded defaults: no server to install, no GPU.
+
+    Starts store, log, Ray, worker, gateway and stand-ins for mail, SMS, push and warehouse; feeds a seeded stream of
+    orders; shows it here and on a web page; ends by itself.
+    """
+    import demo as demo_module
+
+    options = demo_module.Options(orders, seconds, seed, data, port, faults, stay, console=not as_json)
+    result = _run(demo_module.run(options, os.environ))
+    _say(result, as_json, lambda: demo_module.show(result))
+
+
+@main.command(epilog="Example: run.py --config orderflow.yaml init --start-at now")
+@click.option("--start-at", type=click.Choice(["earliest", "now"]), default="earliest", show_default=True, help="Where reading of each topic begins.")
+@click.pass_context
+def init(context: click.Context, start_at: str) -> None:
+    """Write a configuration if there is none; create topics and first positions. A second call changes nothing."""
+    import wire
+
+    path = context.obj["config"] or Path(DEFAULT_FILE)
+    if not path.exists():
+        path.write_text(settings_module.EXAMPLE)
+        click.echo(f"wrote {path}: everything starts in `observe`, nothing is sent")
+    _run(wire.initialise(settings_module.load(path), start_at))
+    click.echo("topics and positions are in place; next: run.py doctor, then run.py serve")
+
+
+@main.command(epilog="Example: run.py --config orderflow.yaml serve")
+@click.pass_context
+def serve(context: click.Context) -> None:
+    """Gateway and worker, as two processes; SIGTERM drains both within 30 s."""
+    import wire
+
+    raise SystemExit(_run(wire.serve(_settings(context), context.obj["config"], os.environ)))
+
+
+@main.command(epilog="Example: run.py worker    (one per core; all share group, store and log)")
+@click.pass_context
+def worker(context: click.Context) -> None:
+    """Stream processors: read facts, decide, commit, send."""
+    import wire
+
+    settings = _settings(context)
+    ray = wire.start_ray(settings, os.environ)
+    raise SystemExit(_run(wire.worker(settings, os.environ, ray)))
+
+
+@main.command(epilog='Example: run.py gateway, then: curl -H "content-type: application/json" -d @fact.json http://127.0.0.1:8080/v1/facts')
+@click.pass_context
+def gateway(context: click.Context) -> None:
+    """HTTP: POST /v1/facts, the API and the pages."""
+    import wire
+
+    raise SystemExit(_run(wire.gateway(_settings(context), os.environ)))
+
+
+@main.command(hidden=True)
+@click.option("--folder", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--seed", default=7)
+@click.option("--faults/--no-faults", default=True)
+def stand_ins(folder: Path, seed: int, faults: bool) -> None:
+    """The demo's mail server, SMS and push providers and warehouse, as a process of their own."""
+    import wire
+
+    raise SystemExit(_run(wire.stand_ins(folder, seed, faults)))
+
+
+@main.command(epilog="Example: run.py doctor --json")
+@json_option
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Look at settings, log, store, Ray, mail server and sockets: what is wrong, and what to do about it."""
+    import doctor as doctor_module
+
+    settings = _settings(context)
+    findings = [*_run(doctor_module.examine(settings, os.environ)), doctor_module.ray(settings, os.environ), doctor_module.sockets()]
+    result = {"ok": all(f.ok for f in findings), "findings": [{"what": f.what, "ok": f.ok, "says": f.says, "do": f.do} for f in findings]}
+    _say(result, as_json, lambda: doctor_module.show(findings))
+    raise SystemExit(0 if result["ok"] else FAILED)
+
+
+@main.command(epilog="Example: run.py train --out weights")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the new weights.")
+@json_option
+@click.pass_context
+def train(context: click.Context, out: Path, as_json: bool) -> None:
+    """Train a model on the archive. It serves only when `model.weights` names it."""
+    import wire
+
+    result = wire.train(_settings(context), out, progress=not as_json)
+    _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
+
+
+@main.group()
+def parked() -> None:
+    """Records that could not be read: list, show, replay, discard."""
+
+
+@parked.command("list", epilog="Example: run.py parked list --reason schema")
+@click.option("--reason", default="", help="Only those parked for this reason.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+@json_option
+@click.pass_context
+def parked_list(context: click.Context, reason: str, limit: int, as_json: bool) -> None:
+    """What is parked, and why."""
+    import wire
+
+    rows = _run(wire.parked_list(_settings(context), reason, limit))
+    _say({"parked": rows}, as_json, lambda: click.echo("\n".join(f"{r['id']:44} {r['detail']}" for r in rows) or "nothing is parked"))
+
+
+@parked.command("show", epilog="Example: run.py parked show schema/facts/3/1207 > record.json")
+@click.argument("record")
+@click.pass_context
+def parked_show(context: click.Context, record: str) -> None:
+    """The original bytes of RECORD on standard output, its reason on standard error."""
+    import wire
+
+    row = _run(wire.parked_show(_settings(context), record))
+    click.echo(f"{row.reason}: {row.detail} ({row.topic} {row.partition} offset {row.offset})", err=True)
+    sys.stdout.buffer.write(row.value)
+
+
+@parked.command("replay", epilog="Example: run.py parked replay schema/facts/3/1207 --body repaired.json --by anna")
+@click.argument("record")
+@click.option("--body", type=click.Path(exists=True, path_type=Path), help="Repaired bytes to take instead of the original ones.")
+@click.option("--by", required=True, help="Who does this; kept with the order.")
+@click.pass_context
+def parked_replay(context: click.Context, record: str, body: Path | None, by: str) -> None:
+    """Put RECORD back into its topic. Twice is harmless: what it says is known by its natural key."""
+    import wire
+
+    _run(wire.parked_settle(_settings(context), record, by, body.read_bytes() if body else None, replay=True))
+    click.echo("replayed")
+
+
+@parked.command("discard", epilog='Example: run.py parked discard malformed/facts/0/12 --by anna --why "test data"')
+@click.argument("record")
+@click.option("--by", required=True, help="Who does this; kept with the order.")
+@click.option("--why", required=True, help="The reason; kept with the order.")
+@click.pass_context
+def parked_discard(context: click.Context, record: str, by: str, why: str) -> None:
+    """Take RECORD off the list for good."""
+    import wire
+
+    _run(wire.parked_settle(_settings(context), record, f"{by}: {why}", None, replay=False))
+    click.echo("discarded")
+
+
+@main.command(epilog="Example: run.py recover, look at what it says, then: run.py recover --open")
+@click.option("--open", "open_", is_flag=True, help="Allow sending again after a rebuilt store was looked at.")
+@json_option
+@click.pass_context
+def recover(context: click.Context, open_: bool, as_json: bool) -> None:
+    """Rebuild an emptied, older or exchanged store from the archive and the log. Sends nothing until --open. Stop workers first."""
+    import wire
+
+    result = _run(wire.recover(_settings(context), os.environ, open_))
+    _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
+
+
+@main.command(epilog="Example: run.py go-live email    run.py go-live --stop 'wrong prices'    run.py go-live --start")
+@click.argument("channel", required=False, type=click.Choice(["email", "sms", "push", "webhook"]))
+@click.option("--mode", default="live", show_default=True, type=click.Choice(["observe", "sandbox", "live", "stopped"]))
+@click.option("--stop", default="", metavar="WHY", help="Stop every channel, within 5 s.")
+@click.option("--start", is_flag=True, help="End a stop of every channel.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def go_live(context: click.Context, channel: str | None, mode: str, stop: str, start: bool, yes: bool) -> None:
+    """Let CHANNEL send, or stop it. Shows first what would have gone out; what was observed is never sent later."""
+    import wire
+
+    settings = _settings(context)
+    if not (channel or stop or start):
+        raise click.UsageError("name a channel, or --stop WHY, or --start")
+    if channel and mode == "live" and not yes:
+        for line in _run(wire.would_have_sent(settings, channel)):
+            click.echo(line)
+        click.confirm(f"From now on {channel} really sends. Go on?", abort=True)
+    modes = _run(wire.set_modes(settings, channel, mode, stop, start))
+    click.echo(f"version {modes.version}: {'stopped: ' + modes.stop if modes.stop else ', '.join(f'{c} {m}' for c, m in modes.channels.items())}")
+
+
+@main.command(epilog="Example: run.py lag --json")
+@json_option
+@click.pass_context
+def lag(context: click.Context, as_json: bool) -> None:
+    """How far each lane is behind its topic, asked from outside: works with every worker dead."""
+    import wire
+
+    rows = _run(wire.lag(_settings(context)))
+    result = {"records": sum(r["behind"] for r in rows), "lanes": rows}
+    _say(result, as_json, lambda: click.echo("\n".join(f"{r['lane']:24} at {r['position']:>10} of {r['end']:>10}, {r['behind']} behind" for r in rows)))
+
+
+@main.command(epilog="Example: run.py schema > facts.schema.json    run.py schema --config > docs/configuration.md")
+@click.option("--config", "config_", is_flag=True, help="The configuration reference instead.")
+def schema(config_: bool) -> None:
+    """JSON Schema of all facts, as they travel on the topic `facts`."""
+    if config_:
+        click.echo(settings_module.reference(), nl=False)
+        return
+    import msgspec
+
+    from orders.fact import AnyFact
+
+    click.echo(json.dumps(msgspec.json.schema(AnyFact), indent=2))
+
+
+def entry() -> None:
+    import wire
+
+    wire.set_up_logging()
+    try:
+        main(standalone_mode=False)
+    except SettingsError as error:
+        click.echo(f"configuration: {error}", err=True)
+        raise SystemExit(USAGE) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(USAGE) from None
+    except click.Abort:
+        raise SystemExit(FAILED) from None
+    except wire.Failed as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(FAILED) from None
+
+
+if __name__ == "__main__":
+    entry()
