@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ POISON = (
     b'{"type":"PaymentCaptured","order":"lumi:1","system":"pay:lumi","object":"x","at":1795464000000,"amount":"12,50","currency":"EUR"}',
     b'{"type":"ParcelTeleported","order":"lumi:1","system":"dhl:lumi","object":"x","at":1795464000000}',
 )
+
+
+class Options(msgspec.Struct, frozen=True):
+    orders: int
+    seconds: float
+    seed: int
+    data: Path | None
+    port: int
+    faults: bool
+    stay: bool
+    console: bool
 
 
 class Feed:
@@ -104,7 +116,8 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
     tree = {
         "data": str(folder),
         "http": {"port": port, "worker_port": 0},
-        "brand": {"tracking_url": f"http://127.0.0.1:{port}/track/", "short_url": f"http://127.0.0.1:{port}/t/"},
+        "brand": {"tracking_base": f"http://127.0.0.1:{port}"},
+        "workflow": {"settle_minutes": 0.05, "feedback_after_hours": 0.001},
         "channels": {
             "email": {"mode": "live", "port": ports["smtp"], "tls": "off", "rate": 500.0},
             "sms": {"mode": "live", "url": hook, "account": ACCOUNT, "token": {"env": "ORDERFLOW_STAND_IN"}, "sender": "+15005550006", "rate": 500.0,
@@ -125,14 +138,16 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def installation(folder: Path, port: int, seed: int, faults: bool) -> AsyncIterator[tuple[Settings, Store, Log]]:
+async def installation(folder: Path, port: int, options: Options, environ: Mapping[str, str]) -> AsyncIterator[tuple[Settings, Store, Log]]:
     """Stand-ins, store, log, worker and gateway, until the block ends."""
     ports_file = folder / "stand_ins.json"
     ports_file.unlink(missing_ok=True)
     (folder / "stats.json").unlink(missing_ok=True)
-    environment = {"ORDERFLOW_STAND_IN": PASSWORD, "ORDERFLOW_SIGNING": SIGNING}
+    environment = {**environ, "ORDERFLOW_STAND_IN": PASSWORD, "ORDERFLOW_SIGNING": SIGNING}
+    misbehave = "--faults" if options.faults else "--no-faults"
     with (folder / "roles.log").open("ab") as roles_log:
-        processes = [await wire.role("stand-ins", None, "--folder", str(folder), "--seed", str(seed), "--faults" if faults else "--no-faults", stderr=roles_log)]
+        stand_ins = ("--folder", str(folder), "--seed", str(options.seed), misbehave)
+        processes = [await wire.role("stand-ins", None, environment, *stand_ins, stderr=roles_log)]
         try:
             await _until(ports_file.exists, "the stand-ins", processes, folder)
             config = configuration(folder, port, json.loads(ports_file.read_text()))
@@ -140,7 +155,7 @@ async def installation(folder: Path, port: int, seed: int, faults: bool) -> Asyn
             async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
                 await wire.lay_out(settings, store, log)
                 (folder / "received.jsonl").touch()
-                processes += [await wire.role(name, config, stderr=roles_log, **environment) for name in ("worker", "gateway")]
+                processes += [await wire.role(name, config, environment, stderr=roles_log) for name in ("worker", "gateway")]
                 try:
                     stats = folder / "stats.json"
                     await _until(lambda: stats.exists() and json.loads(stats.read_text())["ready"], "the worker", processes, folder)
@@ -251,23 +266,23 @@ def picture_rows(picture: Picture, rate: float, url: str) -> Group:
     return Group(flow, "", statuses, "", sent)
 
 
-async def run(*, orders: int, seconds: float, seed: int, data: Path | None, port: int, faults: bool, stay: bool, console: bool) -> dict[str, Any]:
+async def run(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
     """Raises wire.Failed with what did not come up."""
-    with _folder(data) as folder:
-        port = port or free_port()
+    with _folder(options.data) as folder:
+        port = options.port or free_port()
         url = f"http://127.0.0.1:{port}"
         screen = Console(stderr=True)
         memory = Path(folder / "demo.json")
         first = json.loads(memory.read_text())["next"] if memory.exists() else 0
-        with screen.status("starting store, log, Ray, worker and gateway") if console else contextlib.nullcontext():
+        with screen.status("starting store, log, Ray, worker and gateway") if options.console else contextlib.nullcontext():
             stack = contextlib.AsyncExitStack()
-            settings, store, log = await stack.enter_async_context(installation(folder, port, seed, faults))
+            settings, store, log = await stack.enter_async_context(installation(folder, port, options, environ))
         async with stack:
-            shop = FakeShop.demo(seed, orders, seconds, WallClock().now())
+            shop = FakeShop.demo(options.seed, options.orders, options.seconds, WallClock().now())
             shop.start_ms -= first * shop.interval_ms
-            memory.write_text(json.dumps({"next": first + orders}))
-            feed = Feed(shop, orders, first, url, log, faults)
-            result = await _watch(feed, settings, store, log, url, screen if console else None, stay)
+            memory.write_text(json.dumps({"next": first + options.orders}))
+            feed = Feed(shop, options.orders, first, url, log, options.faults)
+            result = await _watch(feed, settings, store, log, url, screen if options.console else None, options.stay)
         return result
 
 
@@ -332,18 +347,12 @@ def memory_pss() -> int:
     from actors.ray_local import process_tree
 
     total = 0
-    for pid in process_tree(_self()):
+    for pid in process_tree(os.getpid()):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     total += int(line.split()[1]) * 1024
     return total
-
-
-def _self() -> int:
-    import os
-
-    return os.getpid()
 
 
 def show(result: dict[str, Any]) -> None:

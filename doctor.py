@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import msgspec
 from rich.console import Console
@@ -35,8 +35,6 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> list[Fi
     except Exception as error:
         found.append(Finding("store", False, _says(error), "start it, or correct `store` in the configuration"))
     found.append(await _smtp(settings))
-    found.append(await asyncio.to_thread(_ray, settings, dict(environment)))
-    found.append(_sockets())
     return found
 
 
@@ -99,18 +97,18 @@ async def _smtp(settings: Settings) -> Finding:
     return Finding("mail server", True, f"{email.host}:{email.port} answers")
 
 
-def _ray(settings: Settings, environment: dict[str, str]) -> Finding:
+def ray(settings: Settings, environment: MutableMapping[str, str]) -> Finding:
     if settings.ray == "off":
         return Finding("ray", True, "off by configuration: degraded, the model runs inside the worker")
-    ray = wire.start_ray(settings, os.environ)
-    assert ray is not None
+    started = wire.start_ray(settings, environment)
+    assert started is not None
     try:
-        return Finding("ray", ray.ready, "starts and answers on loopback" if ray.ready else ray.why, "" if ray.ready else "pip install ray, or `ray: off`")
+        return Finding("ray", started.ready, "starts and answers on loopback" if started.ready else started.why, "" if started.ready else "pip install ray, or `ray: off`")
     finally:
-        ray.stop()
+        started.stop()
 
 
-def _sockets() -> Finding:
+def sockets() -> Finding:
     from actors.ray_local import Exposed, assert_loopback
 
     try:

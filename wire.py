@@ -596,10 +596,10 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     return 0
 
 
-async def serve(settings: Settings, config: Path | None) -> int:
+async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
     """Gateway and worker as processes of their own; ends when one of them does, or at SIGTERM."""
     async with store_of(settings):
-        pair = [await role(name, config) for name in ("worker", "gateway")]
+        pair = [await role(name, config, environment) for name in ("worker", "gateway")]
         stopping = asyncio.ensure_future(stop_signal())
         exits = [asyncio.ensure_future(process.wait()) for process in pair]
         await asyncio.wait([stopping, *exits], return_when=asyncio.FIRST_COMPLETED)
@@ -607,13 +607,15 @@ async def serve(settings: Settings, config: Path | None) -> int:
         return 0 if stopping.done() else next((p.returncode or 0 for p in pair if p.returncode), 1)
 
 
-async def role(name: str, config: Path | None, *arguments: str, stderr: int | IO[bytes] | None = None, **environment: str) -> asyncio.subprocess.Process:
+async def role(
+    name: str, config: Path | None, environment: Mapping[str, str], *arguments: str, stderr: IO[bytes] | None = None
+) -> asyncio.subprocess.Process:
     """Another role of ours as a process; it gets no signal that is meant for us."""
     command = [sys.executable, str(Path(__file__).with_name("run.py"))]
     if config is not None:
         command += ["--config", str(config)]
     return await asyncio.create_subprocess_exec(
-        *command, name, *arguments, env={**os.environ, **environment}, stdin=asyncio.subprocess.DEVNULL, stderr=stderr, start_new_session=True
+        *command, name, *arguments, env=dict(environment), stdin=asyncio.subprocess.DEVNULL, stderr=stderr, start_new_session=True
     )
 
 
@@ -791,8 +793,8 @@ async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     return [f"{tag}: {count}" for tag, count in observed.items()] or [f"nothing has been observed on {channel} yet"]
 
 
-def train(settings: Settings, out: Path, name: str, progress: bool) -> dict[str, Any]:
+def train(settings: Settings, out: Path, progress: bool) -> dict[str, Any]:
     from connectors.archive import Archive
     from model.train import train_from_archive
 
-    return train_from_archive(Archive(settings.folder / "archive"), out, name, progress)
+    return train_from_archive(Archive(settings.folder / "archive"), out, progress)

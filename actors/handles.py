@@ -113,7 +113,7 @@ class Remote:
         calls = self.calls
         try:
             reply = getattr(self._handle, method).remote(*arguments).future()
-        except Exception as error:  # PendingCallsLimitExceeded, a cluster that just went: Ray raises what it likes
+        except Exception as error:  # noqa: BLE001 - PendingCallsLimitExceeded, a cluster that just went: Ray raises what it likes
             raise NotMade(type(error).__name__) from None
         calls.add(answer)
         reply.add_done_callback(lambda done: _on_loop(loop, _land, calls, answer, done))
@@ -444,8 +444,10 @@ class SenderHandle:
     async def _reach(self, patience_s: float) -> bool:
         if self._actor.usable:
             return True
-        async with self._turn:
-            return self._actor.usable or await self._actor.revive(patience_s)
+        async with self._turn:  # one asks, the others find it answered
+            if not self._actor.usable:
+                await self._actor.revive(patience_s)
+            return self._actor.usable
 
     async def _send_here(self, claims: list[Claim], now_ms: int) -> list[Outcome]:
         try:

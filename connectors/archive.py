@@ -82,7 +82,7 @@ class Archive:
         manifest = self.manifest(tp)
         return None if manifest is None else manifest.next
 
-    def append(self, tp: tuple[str, int], records: Sequence[Any], next: int) -> None:  # noqa: A002 - the word of Chunk
+    def append(self, tp: tuple[str, int], records: Sequence[Any], next: int) -> None:
         """Adds records (.offset .key .value .at or .timestamp .headers) in the order of their offsets; `next` is where reading goes on.
 
         All on disk when it returns. Records below the partition's `next_offset` are there already and left out. Raises

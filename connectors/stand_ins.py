@@ -174,12 +174,12 @@ class StandIns:
         self.closing.set()
         for server in self.servers:
             server.close()
-        for task in self.connections:
-            task.cancel()
-        handlers = [session._handler_coroutine for session in self.sessions]  # aiosmtpd's own task: to see it end
+        handlers = [session._handler_coroutine for session in self.sessions if session._handler_coroutine]  # aiosmtpd's own tasks
         for session in self.sessions:
             abort(session)
-        await asyncio.gather(*self.connections, *filter(None, handlers), return_exceptions=True)
+        for task in (*self.connections, *handlers):
+            task.cancel()
+        await asyncio.gather(*self.connections, *handlers, return_exceptions=True)
         for server in self.servers:
             await server.wait_closed()
         self.ledger.close()

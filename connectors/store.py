@@ -231,19 +231,22 @@ class Store:
         """
         await self._write(held, commit, None)
 
-    async def wipe(self, held: Held, offset: int, log: str, mark: str = "") -> None:
-        """Recovery: forgets all of the partition but its fence, closes its sends and places it at `offset` of `log`. Raises as `commit`."""
-        await self._write(held, Commit(next=offset, mark=mark), log)
+    async def wipe(self, held: Held, offset: int, log: str, mark: str = "", sequence: int = 0) -> None:
+        """Recovery: forgets all of the partition but its fence, closes its sends and places it at `offset` of `log`.
 
-    async def _write(self, held: Held, commit: Commit, wipe_log: str | None) -> None:
-        sequence = held.sequence + 1
+        `sequence`: the greatest one that the lost store is known to have reached; the lane goes on above it. Raises as `commit`.
+        """
+        await self._write(held, Commit(next=offset, mark=mark), log, sequence)
+
+    async def _write(self, held: Held, commit: Commit, wipe_log: str | None, reached: int = 0) -> None:
+        sequence = max(held.sequence, reached) + 1
         commit_id = os.urandom(12).hex()
         counts = {name: held.counts.get(name, 0) + added for name, added in commit.counts.items()}
         trimmed = [number for number, _ in held.outbox if number <= commit.trim]
         wiped = wipe_log is not None
         if (commit.first < 0) != (commit.next < 0) and not wiped:
             raise ValueError("a chunk has both a first and a next offset")
-        answer = await self._run(_COMMIT, held.lane, _packed(held, commit, commit_id, counts, trimmed, wipe_log))
+        answer = await self._run(_COMMIT, held.lane, _packed(held, commit, sequence, commit_id, counts, trimmed, wipe_log))
         if answer[0] == b"ok":
             held.sends = answer[1] == b"open"
         else:
@@ -324,7 +327,7 @@ class Store:
         self, lanes: Sequence[LaneId], tag: str, limit: int, before: tuple[int, str] | None = None
     ) -> list[tuple[int, str, LaneId]]:
         """Score, key and lane of what has this tag, greatest score first; `before`: score and key of the last one seen."""
-        pages = [await self._tagged(lane, tag, limit, before) for lane in lanes]
+        pages = await asyncio.gather(*(self._tagged(lane, tag, limit, before) for lane in lanes))
         return list(islice(heapq.merge(*pages, reverse=True), limit))
 
     async def _tagged(self, lane: LaneId, tag: str, limit: int, before: tuple[int, str] | None) -> list[tuple[int, str, LaneId]]:
@@ -348,7 +351,7 @@ class Store:
         return {tag: count for tag, count in sorted(counts.items()) if count}
 
     async def parked_list(self, lanes: Sequence[LaneId], reason: str = "", limit: int = 100) -> list[tuple[LaneId, str, bytes]]:
-        """Lane, ID and row of parked records in no order; `reason` "": any."""
+        """Lane, ID and row of parked records in no order; `reason` "": any, `limit` 0: all."""
         rows: list[tuple[LaneId, str, bytes]] = []
         for lane in lanes:
             async for name, row in self._scan(f"{lane.prefix}:p", f"{reason}/*" if reason else "*"):
@@ -359,7 +362,7 @@ class Store:
 
     async def standing(self, lanes: Sequence[LaneId]) -> list[Standing]:
         """Where these lanes stand; each line of it is of one moment."""
-        return [await self._standing(lane) for lane in lanes]
+        return await asyncio.gather(*(self._standing(lane) for lane in lanes))
 
     async def _standing(self, lane: LaneId) -> Standing:
         prefix = lane.prefix
@@ -420,6 +423,8 @@ class Store:
                 return True
         except exceptions.WatchError:
             return False
+        except exceptions.ResponseError as error:
+            raise StoreRefused(f"the store refuses a command: {error}") from error
         except _AWAY as error:
             raise StoreDown(f"the store does not answer: {type(error).__name__}") from error
 
@@ -484,7 +489,9 @@ class _Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _packed(held: Held, commit: Commit, commit_id: str, counts: Mapping[str, int], trimmed: Sequence[int], wipe_log: str | None) -> bytes:
+def _packed(
+    held: Held, commit: Commit, sequence: int, commit_id: str, counts: Mapping[str, int], trimmed: Sequence[int], wipe_log: str | None
+) -> bytes:
     """The one argument of commit.lua: few large arguments, because packing and parsing many small ones cost more than all the rest.
 
     Numbers go as text, so that Lua's doubles never meet them; ":d" also stops a NaN here, where nothing is written yet.
@@ -507,7 +514,7 @@ def _packed(held: Held, commit: Commit, commit_id: str, counts: Mapping[str, int
         [
             held.token,
             f"{held.sequence:d}",
-            f"{held.sequence + 1:d}",
+            f"{sequence:d}",
             commit_id,
             "" if commit.first < 0 else f"{commit.first:d}",
             None if commit.next < 0 else f"{commit.next:d}",

@@ -143,6 +143,8 @@ def merge(customer: Customer, record: AnyCustomer) -> str:
     if isinstance(record, MessageBlocked):
         return _put(customer, record.effect, Message(blocks=(Block(record.block, record.at, record.reason),)))
     if isinstance(record, MessageFreed):
+        if not record.blocks:
+            return record.effect
         return _put(customer, record.effect, Message(frees=tuple(Stamp(block, record.at) for block in record.blocks)))
     if isinstance(record, ReceiptReported):
         return _put(customer, record.effect, Message(receipts=(Stamp(record.receipt, record.at),)))

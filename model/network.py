@@ -16,7 +16,7 @@ from model.score import HEADS, Packed, Rows, check_rows, packed
 torch.set_num_threads(1)  # rows are few and the machine is shared: more threads only cost switching
 
 RISING = [column for column, feature in enumerate(FEATURES) if feature.rises]
-_FREE = [column for column, feature in enumerate(FEATURES) if not feature.rises and feature.name != "total_minor"]
+FREE = [column for column, feature in enumerate(FEATURES) if not feature.rises and feature.name != "total_minor"]
 SPAN = [float(np.log1p(FEATURES[c].high)) if FEATURES[c].scale == "log" else FEATURES[c].high for c in RISING]
 
 FIRST, SECOND = 32, 16
@@ -37,17 +37,17 @@ class Network(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.first = nn.Linear(len(_FREE), FIRST)
+            self.first = nn.Linear(len(FREE), FIRST)
             self.second = nn.Linear(FIRST, SECOND)
             self.heads = nn.Linear(SECOND, len(HEADS))
             self.rising = nn.Parameter(torch.zeros(len(RISING)))  # softplus of it is the weight
-        self.register_buffer("center", torch.zeros(len(_FREE)))
-        self.register_buffer("spread", torch.ones(len(_FREE)))
+        self.register_buffer("center", torch.zeros(len(FREE)))
+        self.register_buffer("spread", torch.ones(len(FREE)))
         self.register_buffer("span", torch.tensor(SPAN), persistent=False)
 
     def standardise(self, rows: Tensor) -> None:
         """Learns center and spread from the training rows (scaled)."""
-        free = rows[:, _FREE]
+        free = rows[:, FREE]
         self.center.copy_(free.mean(0))
         self.spread.copy_(free.std(0, correction=0).clamp(min=0.05))
 
@@ -57,7 +57,7 @@ class Network(nn.Module):
     def explain(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [3, n], and what moved them: gradient x (input - average) of the free columns [3, n, free], exact parts of
         the rising ones [n, rising] for fraud."""
-        free = (rows[:, _FREE] - self.center) / self.spread
+        free = (rows[:, FREE] - self.center) / self.spread
         first = torch.tanh(self.first(free))
         second = torch.tanh(self.second(first))
         raised = rows[:, RISING] / self.span * nn.functional.softplus(self.rising)
@@ -73,6 +73,6 @@ class Network(nn.Module):
         with torch.inference_mode():
             logits, free, raised = self.explain(torch.from_numpy(scaled(rows)))
             moves: NDArray[np.float32] = np.zeros((len(HEADS), len(rows), WIDTH), np.float32)
-            moves[:, :, _FREE] = free.numpy()
+            moves[:, :, FREE] = free.numpy()
             moves[0, :, RISING] = raised.T.numpy()
             return packed(rows, torch.sigmoid(logits).numpy(), moves, version, fallback=False)

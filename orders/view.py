@@ -6,7 +6,8 @@ depends on how or when anything arrived.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from orders import fact as facts
 from orders.address import missing_fields
 from orders.compact import TWINS, CompactPerson
-from orders.decision import APPROVE, DECLINE, REVIEW, Decision
+from orders.decision import APPROVE, DECLINE, MATTERS, REVIEW, Decision
 from orders.fact import AT_MAX, AT_MIN, Fact, Line, OrderPlaced, Person, Quantity, Tracking
 from orders.state import Key, Order, contradictory
 from orders.status import Status, status_of
@@ -24,6 +25,9 @@ MOVED = frozenset(t.value for t in Tracking) - {"label_created", "unknown", "exp
 TROUBLE = frozenset({"exception", "attempt_failed", "lost", "damaged", "expired"})
 OUT, DELIVERED, RETURNED, UNKNOWN = Tracking.OUT_FOR_DELIVERY, Tracking.DELIVERED, Tracking.RETURNED, Tracking.UNKNOWN
 NOBODY: Person = CompactPerson()
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+NONE: Set[str] = frozenset()
+NO_KEYS: Set[Key] = frozenset()
 
 # Holds that follow from what is known; a release may name them like any other hold.
 REVIEW_HOLD = "review"
@@ -55,7 +59,10 @@ class Parcel(msgspec.Struct, gc=False):
 
 
 class View(msgspec.Struct, gc=False):
-    """A derived order. Read it, do not change it. Times in ms (0: not yet), money in minor units of `currency`."""
+    """A derived order. Read it, do not change it. Times in ms (0: not yet), money in minor units of `currency`.
+
+    A worker makes tens of thousands of views a second: what does not apply to an order shares one immutable default.
+    """
 
     id: str
 
@@ -66,16 +73,16 @@ class View(msgspec.Struct, gc=False):
     currency: str = ""
     total: int = 0
     lines: tuple[Line, ...] = ()
-    cancelled_lines: dict[str, int] = {}  # line -> quantity that is not wanted any more
+    cancelled_lines: Mapping[str, int] = EMPTY  # line -> quantity that is not wanted any more
     address_missing: tuple[str, ...] = ()  # fields that the country needs: "postcode", "country", ...
     first_at: int = 0  # when the first and the latest known fact happened
     last_at: int = 0
 
     # money
-    captures: list[Any] = []  # PaymentCaptured, oldest first
-    authorizations: list[Any] = []  # PaymentAuthorized, oldest first
-    refunds: list[Any] = []  # PaymentRefunded, oldest first
-    payments: list[Any] = []  # every fact that names a payment object: authorized, captured, failed
+    captures: Sequence[Any] = ()  # PaymentCaptured, oldest first
+    authorizations: Sequence[Any] = ()  # PaymentAuthorized, oldest first
+    refunds: Sequence[Any] = ()  # PaymentRefunded, oldest first
+    payments: Sequence[Any] = ()  # every fact that names a payment object: authorized, captured, failed
     statement: Any = None  # the OrderPaid in force
     authorized: int = 0
     captured: int = 0  # sum by natural key
@@ -88,34 +95,34 @@ class View(msgspec.Struct, gc=False):
     failures: int = 0  # payments that failed
     failed_at: int = 0  # the latest failure
     failed_live: bool = True
-    disputes: dict[str, int] = {}  # dispute -> amount
-    disputes_closed: dict[str, bool] = {}  # dispute -> won
+    disputes: Mapping[str, int] = EMPTY  # dispute -> amount
+    disputes_closed: Mapping[str, bool] = EMPTY  # dispute -> won
     disputed: int = 0  # amounts under open dispute
     dispute_lost: bool = False
     currency_conflict: bool = False  # a payment in another currency than the order's: not summed, shown to finance
 
     # stock and warehouse
-    reservations: list[Any] = []  # StockReserved
-    shortages: list[Any] = []  # StockShort
-    reserved: dict[str, Any] = {}  # line -> StockReserved in force
-    short: dict[str, Any] = {}  # line -> StockShort in force
-    released: dict[str, Any] = {}  # request -> StockReleased
-    picked: dict[str, int] = {}  # location -> when
-    pick_short: dict[str, int] = {}  # line -> quantity the picker did not find
+    reservations: Sequence[Any] = ()  # StockReserved
+    shortages: Sequence[Any] = ()  # StockShort
+    reserved: Mapping[str, Any] = EMPTY  # line -> StockReserved in force
+    short: Mapping[str, Any] = EMPTY  # line -> StockShort in force
+    released: Mapping[str, Any] = EMPTY  # request -> StockReleased
+    picked: Mapping[str, int] = EMPTY  # location -> when
+    pick_short: Mapping[str, int] = EMPTY  # line -> quantity the picker did not find
 
     # answers of other lanes
-    answered: dict[str, str] = {}  # effect ID -> outcome
-    messages: dict[str, str] = {}  # effect ID of a message -> its latest outcome or receipt
+    answered: Mapping[str, str] = EMPTY  # effect ID -> outcome
+    messages: Mapping[str, str] = EMPTY  # effect ID of a message -> its latest outcome or receipt
 
     # parcels
-    parcels: dict[str, Parcel] = {}
+    parcels: Mapping[str, Parcel] = EMPTY
     shipped_at: int = 0  # the first parcel
     all_shipped: bool = False
     out_for_delivery: bool = False
     delivered_at: int = 0  # the last parcel, when all are there
     some_delivered: bool = False
     all_delivered: bool = False
-    returned_lines: dict[str, int] = {}
+    returned_lines: Mapping[str, int] = EMPTY
     all_returned: bool = False
     returned_at: int = 0
     in_trouble: bool = False  # the latest word on some parcel is trouble
@@ -126,9 +133,9 @@ class View(msgspec.Struct, gc=False):
     person_verdict_at: int = 0
     verdict: str = ""  # "" | "approve" | "review" | "decline": a person's, else the model's
     verdict_by: str = ""  # "model" | "fallback" | "person"
-    holds_placed: dict[str, str] = {}  # hold ID -> reason
-    holds_released: set[str] = set()
-    holds: dict[str, str] = {}  # in force: hold ID -> reason
+    holds_placed: Mapping[str, str] = EMPTY  # hold ID -> reason
+    holds_released: Set[str] = NONE
+    holds: Mapping[str, str] = EMPTY  # in force: hold ID -> reason
     cancel_at: int = 0  # first request to cancel
     cancel_reason: str = ""
     declined: bool = False  # by a person, or by a model and settled
@@ -137,82 +144,81 @@ class View(msgspec.Struct, gc=False):
     ended: bool = False  # nothing more is expected: delivered, returned or cancelled
 
     # what is wrong with our knowledge
-    parked_ids: set[str] = set()
-    unparked_ids: set[str] = set()
+    parked_ids: Set[str] = NONE
+    unparked_ids: Set[str] = NONE
     parked: tuple[str, ...] = ()  # reports that could not be read and wait for a person
     incomplete: bool = False  # there are such reports
     contradictions: tuple[Key, ...] = ()  # natural keys (kind, system, object) whose variants contradict each other
-    retracted: set[Key] = set()  # natural keys that never were about this order
+    retracted: Set[Key] = NO_KEYS  # natural keys that never were about this order
 
     # other
-    known: list[Fact] = []  # the winning facts that matter to a decision, oldest first
+    known: Sequence[Fact] = ()  # the winning facts that matter to a decision, oldest first
     notes: int = 0
     feedback: int | None = None  # the latest score given
     status: Status = Status.ANNOUNCED
-
 
 # --- one handler per kind; facts come oldest first, so "the latest" is plain assignment
 _Handler = Callable[[View, Any, dict[str, Person]], None]
 
 
+def _speaks(f: Any, before: Any) -> bool:
+    """Of several statements about a whole (by several systems) the greatest (authority, version, at) speaks."""
+    return before is None or (f.authority, f.version, f.at, f.system, f.object) > (
+        before.authority,
+        before.version,
+        before.at,
+        before.system,
+        before.object,
+    )
+
+
 def _placed(v: View, f: Any, persons: dict[str, Person]) -> None:
-    # several systems may report one order: the greatest (authority, version, at) speaks for all of it
-    v.known.append(f)
-    b = v.placed
-    if b is not None and (f.authority, f.version, f.at, f.system, f.object) < (b.authority, b.version, b.at, b.system, b.object):
-        return
-    v.placed = f
-    v.currency = f.currency
-    v.total = f.total
-    v.lines = f.lines
-    if not v.person_corrected:
-        v.person = persons.get(f.who, NOBODY)
+    if _speaks(f, v.placed):
+        v.placed = f
+        v.currency = f.currency
+        v.total = f.total
+        v.lines = f.lines
+        if not v.person_corrected:
+            v.person = persons.get(f.who, NOBODY)
 
 
 def _address(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
     v.person_corrected = True
     v.person = persons.get(f.who, NOBODY)
 
 
 def _authorized(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    v.payments.append(f)
-    v.authorizations.append(f)
+    v.payments = (*v.payments, f)
+    v.authorizations = (*v.authorizations, f)
 
 
 def _captured(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    v.payments.append(f)
-    v.captures.append(f)
+    v.payments = (*v.payments, f)
+    v.captures = (*v.captures, f)
 
 
 def _failed(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    v.payments.append(f)
+    v.payments = (*v.payments, f)
     v.failures += 1
     v.failed_at = f.at
     v.failed_live = not f.backfilled
 
 
 def _refunded(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.refunds.append(f)
+    v.refunds = (*v.refunds, f)
 
 
 def _paid(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    b = v.statement
-    if b is None or (f.authority, f.version, f.at, f.system, f.object) > (b.authority, b.version, b.at, b.system, b.object):
+    if _speaks(f, v.statement):
         v.statement = f
 
 
 def _disputed(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    v.disputes[f.object] = f.amount
+    v.disputes = {**v.disputes, f.object: f.amount}
 
 
 def _dispute_closed(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.disputes_closed[f.object] = f.won
+    v.disputes_closed = {**v.disputes_closed, f.object: f.won}
 
 
 def _cancel(v: View, f: Any, persons: dict[str, Person]) -> None:
@@ -222,34 +228,29 @@ def _cancel(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 
 def _lines_cancelled(v: View, f: Any, persons: dict[str, Person]) -> None:
-    for q in f.lines:
-        v.cancelled_lines[q.line] = v.cancelled_lines.get(q.line, 0) + q.quantity
+    v.cancelled_lines = _more(v.cancelled_lines, f.lines)
 
 
 def _reserved(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.reservations.append(f)
+    v.reservations = (*v.reservations, f)
 
 
 def _short(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    v.shortages.append(f)
+    v.shortages = (*v.shortages, f)
 
 
 def _released(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.released[f.object] = f
+    v.released = {**v.released, f.object: f}
 
 
 def _picked(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.picked.setdefault(f.location, f.at)
-    for q in f.short:
-        v.pick_short[q.line] = v.pick_short.get(q.line, 0) + q.quantity
+    v.picked = {f.location: f.at, **v.picked}
+    if f.short:
+        v.pick_short = _more(v.pick_short, f.short)
 
 
 def _packed(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    p = v.parcels.get(f.parcel)
-    if p is None:
-        p = v.parcels[f.parcel] = Parcel(f.parcel)
+    p = _parcel(v, f.parcel)
     if not p.packed_at:
         p.packed_at = f.at
     if f.lines:
@@ -257,10 +258,7 @@ def _packed(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 
 def _scanned(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.known.append(f)
-    p = v.parcels.get(f.parcel)
-    if p is None:
-        p = v.parcels[f.parcel] = Parcel(f.parcel)
+    p = v.parcels.get(f.parcel) or _parcel(v, f.parcel)
     if f.carrier:
         p.carrier = f.carrier
     if f.tracking:
@@ -272,7 +270,7 @@ def _scanned(v: View, f: Any, persons: dict[str, Person]) -> None:
         p.eta_until = f.eta_until
     tag = f.tag
     at = f.at
-    if tag._value_ in MOVED and not p.shipped_at:
+    if not p.shipped_at and tag._value_ in MOVED:
         p.shipped_at = at
         p.shipped_live = not f.backfilled
     if tag is OUT:
@@ -298,11 +296,11 @@ def _scanned(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 
 def _hold(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.holds_placed[f.object] = f.reason
+    v.holds_placed = {**v.holds_placed, f.object: f.reason}
 
 
 def _hold_released(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.holds_released.update(f.holds)
+    v.holds_released = {*v.holds_released, *f.holds}
     if REVIEW_HOLD in f.holds or DECLINE_HOLD in f.holds:
         v.person_verdict = APPROVE  # a person let it go: no later score takes that back
         v.person_verdict_at = f.at
@@ -315,23 +313,22 @@ def _reviewed(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 def _returned(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.returned_at = v.returned_at or f.at
-    if not f.lines:
+    if f.lines:
+        v.returned_lines = _more(v.returned_lines, f.lines)
+    else:
         v.all_returned = True
-    for q in f.lines:
-        v.returned_lines[q.line] = v.returned_lines.get(q.line, 0) + q.quantity
 
 
 def _message(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.messages[f.effect] = f.outcome
-    v.answered[f.effect] = f.outcome
+    v.messages = {**v.messages, f.effect: f.outcome}
 
 
 def _parked(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.parked_ids.add(f.object)
+    v.parked_ids = {*v.parked_ids, f.object}
 
 
 def _unparked(v: View, f: Any, persons: dict[str, Person]) -> None:
-    v.unparked_ids.add(f.object)
+    v.unparked_ids = {*v.unparked_ids, f.object}
 
 
 def _note(v: View, f: Any, persons: dict[str, Person]) -> None:
@@ -346,8 +343,23 @@ def _retracted(v: View, f: Any, persons: dict[str, Person]) -> None:
     pass  # taken into account before the pass: what it names is not looked at
 
 
-HANDLERS: dict[type[Fact], _Handler] = {
-    TWINS[kind]: handler
+def _parcel(v: View, id: str) -> Parcel:
+    parcel = v.parcels.get(id)
+    if parcel is None:
+        parcel = Parcel(id)
+        v.parcels = {**v.parcels, id: parcel}
+    return parcel
+
+
+def _more(so_far: Mapping[str, int], lines: tuple[Quantity, ...]) -> dict[str, int]:
+    sums = {**so_far}
+    for q in lines:
+        sums[q.line] = sums.get(q.line, 0) + q.quantity
+    return sums
+
+
+HANDLERS: dict[type[Fact], tuple[_Handler, bool]] = {  # and whether the kind matters to a decision
+    TWINS[kind]: (handler, kind in MATTERS)
     for kind, handler in (
         (facts.OrderPlaced, _placed),
         (facts.AddressCorrected, _address),
@@ -382,28 +394,42 @@ HANDLERS: dict[type[Fact], _Handler] = {
 
 def view(order: Order) -> View:
     """Everything derived from the order as it is now."""
+    v = derive(order)
+    conclude(v, order)
+    return v
+
+
+def derive(order: Order) -> View:
+    """The part of a view that follows from facts alone; `conclude` completes it."""
     v = View(order.id)
-    slots = order.facts
     persons = order.persons
-    gone = _retractions(order) if order.retracts else None
-    if gone:
-        v.retracted = gone
+    gone = v.retracted = _retractions(order) if order.retracts else NO_KEYS
     handlers = HANDLERS
-    for key, variants in slots.items():
+    known: list[Fact] = []
+    v.known = known
+    for key, variants in order.facts.items():
         fact = variants[0]
         at = fact.at
-        if at < AT_MIN or at >= AT_MAX or (gone and key in gone):
+        if at < AT_MIN or at >= AT_MAX or key in gone:
             continue
         if not v.first_at:
             v.first_at = at
         v.last_at = at
         if len(variants) > 1 and contradictory(variants):
             v.contradictions = (*v.contradictions, key)
-        handlers[type(fact)](v, fact, persons)
-    if v.placed is not None or v.payments or v.refunds or v.statement:
+        handler, matters = handlers[type(fact)]
+        if matters:
+            known.append(fact)
+        handler(v, fact, persons)
+    placed = v.placed
+    if placed is not None:
+        v.address_missing = missing_fields(v.person.address)
+    if placed is not None or v.payments or v.refunds or v.statement is not None:
         _money(v)
     if v.reservations or v.shortages:
         _stock(v)
+    if v.messages:
+        v.answered = {**v.answered, **v.messages}
     if v.parcels:
         _parcels(v)
     if v.returned_lines and not v.all_returned:
@@ -411,45 +437,44 @@ def view(order: Order) -> View:
     if v.parked_ids:
         v.parked = tuple(sorted(v.parked_ids - v.unparked_ids))
         v.incomplete = bool(v.parked)
-    if v.placed is not None:
-        v.address_missing = missing_fields(v.person.address)
-    conclude(v, order)
     return v
 
 
 def conclude(v: View, order: Order) -> None:
-    """The part that looks at decision, fired timers and holds; called again by whoever derived `v` when only these changed."""
+    """The part that looks at decision, fired timers and holds too; may be called again when only these have changed."""
     decision = order.decision
     v.decision = decision
-    v.declined = False
+    declined = False
     if v.person_verdict:
         v.verdict, v.verdict_by = v.person_verdict, "person"
-        v.declined = v.verdict == DECLINE
+        declined = v.verdict == DECLINE
     elif decision is not None:
         v.verdict, v.verdict_by = decision.verdict, decision.by
-        v.declined = decision.verdict == DECLINE and decline_timer(decision) in order.fired
-    v.cancelled = v.cancel_too_late = False
-    if v.cancel_at or v.declined or v.cancelled_lines:
-        all_lines = bool(v.cancelled_lines) and bool(v.lines) and all(wanted(v, x) <= 0 for x in v.lines)
-        if v.cancel_at or v.declined or all_lines:
-            # A cancellation races with the parcel: what has physically left wins, and both stay on record.
-            v.cancelled = not v.shipped_at
-            v.cancel_too_late = not v.cancelled
+        declined = decision.verdict == DECLINE and decline_timer(decision) in order.fired
+    v.declined = declined
+    cancel = bool(v.cancel_at) or declined
+    if not cancel and v.cancelled_lines and v.lines:
+        cancel = all(wanted(v, x) <= 0 for x in v.lines)
+    # A cancellation races with the parcel: what has physically left wins, and both stay on record.
+    v.cancelled = cancel and not v.shipped_at
+    v.cancel_too_late = cancel and bool(v.shipped_at)
     v.ended = v.cancelled or v.all_delivered or v.all_returned
-    if v.holds_placed:
-        released = v.holds_released
-        v.holds = {hold: reason for hold, reason in v.holds_placed.items() if hold not in released}
-    elif v.holds:
-        v.holds = {}
+    holds = v.holds_placed
+    released = v.holds_released
+    if holds and released:
+        holds = {hold: reason for hold, reason in holds.items() if hold not in released}
     if not v.ended:
-        if v.verdict == REVIEW and REVIEW_HOLD not in v.holds_released:
-            v.holds[REVIEW_HOLD] = REVIEW_HOLD
-        elif v.verdict == DECLINE and not v.declined:
-            v.holds[DECLINE_HOLD] = DECLINE_HOLD
-        if v.address_missing and not v.shipped_at and ADDRESS_HOLD not in v.holds_released:
-            v.holds[ADDRESS_HOLD] = ADDRESS_HOLD
-    v.status = status_of(v)
-    if order.remnant is not None:
+        if v.verdict == REVIEW:
+            if REVIEW_HOLD not in released:
+                holds = {**holds, REVIEW_HOLD: REVIEW_HOLD}
+        elif v.verdict == DECLINE and not declined:
+            holds = {**holds, DECLINE_HOLD: DECLINE_HOLD}
+        if v.address_missing and not v.shipped_at and ADDRESS_HOLD not in released:
+            holds = {**holds, ADDRESS_HOLD: ADDRESS_HOLD}
+    v.holds = holds
+    if order.remnant is None:
+        v.status = status_of(v)
+    else:
         v.ended = True
         v.status = Status(order.remnant.status)
 
@@ -525,16 +550,25 @@ def _money(v: View) -> None:
 
 def _stock(v: View) -> None:
     released = v.released
-    got = {f.object for f in v.reservations}
+    answered: dict[str, str] = {}
+    reserved: dict[str, Any] = {}
     for f in v.reservations:
-        v.answered[f.object] = "released" if f.object in released else "reserved"
-        if f.object not in released:
-            v.reserved[f.line] = f
-    for f in v.shortages:
-        if f.object not in got:
-            v.answered[f.object] = "released" if f.object in released else "short"
-            if f.object not in released:
-                v.short[f.line] = f
+        if f.object in released:
+            answered[f.object] = "released"
+        else:
+            answered[f.object] = "reserved"
+            reserved[f.line] = f
+    v.reserved = reserved
+    if v.shortages:
+        short: dict[str, Any] = {}
+        for f in v.shortages:
+            if f.object in released:
+                answered[f.object] = "released"
+            elif f.object not in answered:  # else the queue was served
+                answered[f.object] = "short"
+                short[f.line] = f
+        v.short = short
+    v.answered = answered
 
 
 def _parcels(v: View) -> None:

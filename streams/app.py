@@ -30,7 +30,7 @@ def make_app(
     **conf: Any,
 ) -> faust.App:
     """An app that moves each topic's chunks to `offer`, which must not block. Not started: `await app.start()`."""
-    app = faust.App(group, broker=log_url, datadir=str(folder / f"faust-{group}"), **worker_conf(**conf))
+    app = faust.App(group, broker=log_url, **(worker_conf(**conf) | {"datadir": str(folder / f"faust-{group}")}))
     app.assignments = assignments
     for topic in topics:
         _move(app, topic, offer)

@@ -45,7 +45,7 @@ from orders.plan import (
 )
 from orders.policy import Policy
 from orders.state import Order
-from orders.view import View, conclude, view
+from orders.view import View, conclude, derive, view
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Questions, Record, Result, Scores
 from streams.reading import MAX_RECORD_BYTES, park, unreadable
 
@@ -113,7 +113,7 @@ class OrdersProcessor:
         features = self._features
         for key, its in turns.items():
             order = its.order
-            v = its.view = view(order)
+            v = its.view = derive(order)
             decision = order.decision
             if (order.learned or decision is None) and v.placed is not None and order.remnant is None:
                 its.knew = knowledge(v)
@@ -238,8 +238,6 @@ class OrdersProcessor:
             entry = Decided(at=now, decision=decision)
             its.entries.append(entry)
             take_in(order, entry)
-            assert its.view is not None
-            conclude(its.view, order)
             count[(decision.verdict, decision.by)] += 1
 
     def _advance(
@@ -256,6 +254,7 @@ class OrdersProcessor:
         assert v is not None
         if order.ledger:
             self._expire(its, now)
+        conclude(v, order)
         wants = plan(v, order, policy)
         while wants.timers and self._fire(its, wants, now):
             conclude(v, order)

@@ -203,6 +203,7 @@ def test_what_is_installed_is_what_is_pinned_and_locked() -> None:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    """Runtime dependencies are those of the product and of what a user runs beside it: benches."""
     owners = importlib.metadata.packages_distributions()
     own = {*ROOMS, *(path.stem for path in product() if len(path.parts) == 1)}
     used: dict[str, str] = {}
@@ -213,7 +214,12 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
                 used[distribution(owners.get(top, [top])[0])] = f"{path}:{line}"
     declared = set(map(distribution, RUNTIME))
     assert {name: where for name, where in used.items() if name not in declared} == {}
-    assert declared - used.keys() - UNIMPORTED.keys() == set(), "declared, but no product module imports it"
+    beside = {
+        distribution(owners.get(name.split(".")[0], [name])[0])
+        for path in (ROOT / "bench").glob("*.py")
+        for _, name in imports(ast.parse(text(path)))
+    }
+    assert declared - used.keys() - UNIMPORTED.keys() - beside == set(), "declared, but nothing imports it"
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 import structlog
@@ -107,30 +108,46 @@ class WebServer:
     """Serves an ASGI application on the running loop, with the HTTP parsing done in Rust."""
 
     def __init__(self, app: ASGIApp, host: str, port: int, *, token: str = "") -> None:
-        """Raises ValueError for an address that others can reach while no token is set."""
+        """Port 0 takes a free one. Raises ValueError for an address that others can reach while no token is set."""
         if host not in LOOPBACK and not token:
-            raise ValueError(f"listening on {host} needs a token: set web.token, or listen on 127.0.0.1")
+            raise ValueError(f"listening on {host} needs a token: set one, or listen on 127.0.0.1")
+        self.host, self.port = host, port
+        self._app = app
+        self._server: Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises OSError when the address is taken, RuntimeError when the application does not start."""
+        # granian binds with SO_REUSEPORT: without this look a second gateway would silently share our connections
+        with socket.create_server((self.host, self.port), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET) as free:
+            self.port = int(free.getsockname()[1])
         self._server = Server(
-            app,
-            address=host,
-            port=port,
+            self._app,
+            address=self.host,
+            port=self.port,
             interface=Interfaces.ASGI,
             websockets=False,
             log_enabled=False,
             http1_settings=HTTP1Settings(header_read_timeout=HEADER_MS, max_buffer_size=HEADER_BYTES),
         )
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Raises OSError when the address is taken."""
         self._task = asyncio.create_task(self._server.serve(), name="web")
-        await asyncio.sleep(0)
-        if self._task.done():
-            self._task.result()
+        while not await self._answers():
+            if self._task.done():
+                raise RuntimeError("the web application did not start") from self._task.exception()
+            await asyncio.sleep(0.01)
 
     async def close(self) -> None:
         """Lets answers under way finish, at most `STOP_S`."""
-        if self._task is not None:
+        if self._server is not None and self._task is not None:
             self._server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([self._task], timeout=STOP_S)
             self._task.cancel()
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(self.host, self.port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True

@@ -246,6 +246,7 @@ async def sinking(sink: Sink, make: Callable[[Sink], SMTP]) -> AsyncIterator[int
     for each in sink.sessions:
         if each.transport is not None:
             each.transport.abort()
+        each._handler_coroutine.cancel()
     await asyncio.gather(*(each._handler_coroutine for each in sink.sessions), return_exceptions=True)
 
 

@@ -209,6 +209,14 @@ async def test_a_wiped_lane_keeps_its_fence_and_nothing_else(store: Store, lane:
     await store.commit(held, Commit(first=4, next=6))
 
 
+async def test_a_wiped_lane_goes_on_above_what_the_lost_store_had_reached(store: Store, lane: LaneId) -> None:
+    held = await placed(store, lane)
+    await store.wipe(held, 0, "log-1", sequence=41)
+    assert held.sequence == 42
+    await store.commit(held, Commit(first=0, next=1))
+    assert (await store.acquire(lane, held.token, 43)).sequence == 43
+
+
 async def test_a_key_of_another_type_is_refused_before_anything_is_written(store: Store, lane: LaneId) -> None:
     held = await placed(store, lane)
     tagged = msgspec.structs.replace(EVERYTHING, index=[("a", ("lost",), ("gained",), 1)])
@@ -251,7 +259,11 @@ async def test_what_is_not_a_number_is_stopped_before_it_is_sent(store: Store, l
     before = await contents(store)
     with pytest.raises(ValueError, match="format code"):
         await store.commit(held, Commit(states={"a": b"1"}, due={"a": float("nan")}))  # type: ignore[dict-item]
+    with pytest.raises(UnicodeEncodeError):
+        await store.commit(held, Commit(states={"b": b"1", "\ud800": b"1"}))
     assert await contents(store) == before
+    await store.commit(held, Commit(states={"a": b"2"}))
+    assert await store.load(lane, ["a", "b"]) == [b"2", None]
 
 
 async def test_pages_of_a_tag_hold_each_key_once_though_scores_are_equal(store: Store) -> None:

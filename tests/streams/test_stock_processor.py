@@ -130,15 +130,14 @@ def test_replaying_everything_changes_nothing() -> None:
     lane = Lane()
     arrivals: list[AnyStock] = [level(3), *(asked(number) for number in range(6)), undone(1), left(0)]
     lane.turn(*arrivals)
-    before, journal, facts = dict(lane.stored), list(lane.journal), {fact.object: fact for fact in lane.facts}
+    before, journal, facts = dict(lane.stored), list(lane.journal), set(map(msgspec.json.encode, lane.facts))
     lane.facts.clear()
     for arrival in arrivals:
         result = lane.turn(arrival)
         assert result.states == {}
     assert lane.stored == before
     assert lane.journal == journal
-    for fact in lane.facts:  # the answers are given again, in the same words
-        assert fact == facts[fact.object] or isinstance(fact, StockReserved)
+    assert set(map(msgspec.json.encode, lane.facts)) == facts  # the answers are given again, in the same words
 
 
 def test_a_release_gives_back_exactly_once_and_the_next_in_the_queue_has_it() -> None:
@@ -269,7 +268,8 @@ def test_closed_requests_are_remembered_longer_than_the_topic_and_then_forgotten
         (b"\xff", msgspec.json.encode(level(1)), "malformed", "value"),
         (KEY.encode(), b"", "malformed", "value"),
         (KEY.encode(), b"{", "malformed", "value"),
-        (KEY.encode(), b"[" * 100_000, "malformed", "value"),
+        (KEY.encode(), b'{"type":"StockLevelReported","x":' + b"[" * 100_000, "malformed", "value"),
+        (KEY.encode(), b"[]", "schema", "$"),
         (KEY.encode(), b'{"type":"Nonsense","at":1}', "schema", "$.type"),
         (KEY.encode(), b'{"type":"StockLevelReported","at":"x","sku":"SECRET"}', "schema", "$.at"),
         (KEY.encode(), b" " * (1 << 20) + b"{}", "too_large", "value"),

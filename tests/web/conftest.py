@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -15,12 +14,6 @@ from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @dataclass
@@ -50,10 +43,9 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
     health = Health(metrics)
     health.start()
     app = make_app(sink=log, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=FakeMailbox(), limits=limits)  # type: ignore[arg-type]
-    port = free_port()
-    server = WebServer(app, "127.0.0.1", port)
+    server = WebServer(app, "127.0.0.1", 0)
     await server.start()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        yield Site(client, log, reader, metrics, health, clock, port)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
+        yield Site(client, log, reader, metrics, health, clock, server.port)
     await server.close()
     await health.close()

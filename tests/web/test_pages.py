@@ -1,0 +1,137 @@
+"""What staff see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from connectors.store import StoreDown
+from tests.web.conftest import Site
+from web.live import Live
+from web.pages import HERE
+
+
+async def events(site: Site, url: str) -> AsyncIterator[tuple[str, str]]:
+    """(event, data) of a stream of server-sent events."""
+    async with site.client.stream("GET", url) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        name, data = "", []
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                data.append(line[6:])
+            elif not line and name:
+                yield name, "\n".join(data)
+                name, data = "", []
+
+
+async def test_the_overview_shows_counters_and_the_latest_orders(site: Site) -> None:
+    text = (await site.client.get("/")).text
+    for part in ("48\u202f211", "Out for Delivery", "#1000", "E-mail", "On hold", "49.90\u00a0EUR"):
+        assert part in text, part
+
+
+async def test_the_overview_can_be_narrowed_to_a_status(site: Site) -> None:
+    text = (await site.client.get("/?status=shipped")).text
+    assert "#1003" in text and "#1004" not in text and 'aria-current="true"' in text
+    assert "No order is returned now" in (await site.client.get("/?status=returned")).text
+
+
+async def test_counters_and_orders_move_by_themselves(site: Site) -> None:
+    stream = events(site, "/live?status=")
+    first = dict([await anext(stream), await anext(stream)])
+    assert set(first) == {"numbers", "orders"}
+    site.reader.totals = msgspec.structs.replace(site.reader.totals, accepted=99_999)
+    async with asyncio.timeout(10):
+        async for name, html in stream:
+            if name == "numbers" and "99\u202f999" in html:
+                break
+    await stream.aclose()
+
+
+async def test_an_order_page_follows_its_order(site: Site) -> None:
+    stream = events(site, "/orders/lumi:1004/live")
+    name, html = await anext(stream)
+    assert name == "order" and "Parcel scanned: out for delivery" in html
+    old = site.reader.details["lumi:1004"]
+    site.reader.details["lumi:1004"] = msgspec.structs.replace(old, status="delivered", status_text="Delivered")
+    async with asyncio.timeout(10):
+        name, html = await anext(stream)
+    assert "s-delivered" in html
+    await stream.aclose()
+
+
+async def test_what_customers_typed_is_text_and_not_markup(site: Site) -> None:
+    text = (await site.client.get("/orders/lumi:1004")).text
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+async def test_an_order_page_shows_reasons_messages_and_disagreements(site: Site) -> None:
+    text = (await site.client.get("/orders/lumi:1004")).text
+    for part in ("The address checks out", "Two reports disagree", "Nobody can tell whether it was sent", "1Z999AA10123456784", "129.90\u00a0EUR"):
+        assert part in text, part
+
+
+async def test_the_messages_of_the_demo_can_be_read(site: Site) -> None:
+    text = (await site.client.get("/messages")).text
+    assert "Your Lumi Zone order #1004 has shipped!" in text
+
+
+async def test_find_goes_to_the_order(site: Site) -> None:
+    answer = await site.client.get("/orders", params={"id": " lumi:1004 "})
+    assert (answer.status_code, answer.headers["location"]) == (302, "/orders/lumi%3A1004")
+
+
+async def test_what_is_not_there_is_a_page_for_people(site: Site) -> None:
+    answer = await site.client.get("/orders/lumi:9", headers={"accept": "text/html"})
+    assert answer.status_code == 404 and "No order with this ID" in answer.text and "<html" in answer.text
+
+
+async def test_a_store_that_is_away_is_said_on_the_page_and_the_last_numbers_stay(site: Site) -> None:
+    stream = events(site, "/live?status=")
+    await anext(stream)
+    await anext(stream)
+    site.reader.fail = StoreDown("gone")
+    async with asyncio.timeout(10):
+        async for name, html in stream:
+            if name == "numbers" and "does not answer" in html:
+                assert "48\u202f211" in html
+                break
+    await stream.aclose()
+
+
+async def test_pages_load_nothing_from_elsewhere_and_run_nothing_inline(site: Site) -> None:
+    for path in ("/", "/orders/lumi:1004", "/messages"):
+        text = (await site.client.get(path)).text
+        assert "style=" not in text and "onclick" not in text and "//" not in text.replace("http://127.0.0.1:8080/t/", "")
+        for line in text.splitlines():
+            assert "<script" not in line or "/static/app.js?v=" in line
+
+
+async def test_assets_are_kept_by_browsers_and_renamed_when_they_change(site: Site) -> None:
+    answer = await site.client.get("/static/app.css")
+    assert "immutable" in answer.headers["cache-control"] and answer.headers["content-type"].startswith("text/css")
+    assert (await site.client.get("/static/..%2fpages.py")).status_code == 404
+
+
+def test_our_own_script_stays_small() -> None:
+    assert len((HERE / "static" / "app.js").read_text().splitlines()) <= 100
+
+
+async def test_a_reader_that_leaves_frees_its_place(site: Site) -> None:
+    from web import live as module
+
+    seen: list[Live] = []
+    stream = events(site, "/live?status=")
+    await anext(stream)
+    import gc
+
+    seen = [found for found in gc.get_objects() if isinstance(found, module.Live) and found.watchers]
+    (live,) = seen
+    await stream.aclose()
+    async with asyncio.timeout(10):
+        while live.watchers:
+            await asyncio.sleep(0.05)
