@@ -241,9 +241,9 @@ class Connection:
         protocol = self.client.protocol
         if protocol is None:
             raise aiosmtplib.SMTPServerDisconnected("lost")
-        # From here the server may take it. aiosmtplib's own `data` would not say whether the message was written.
-        stage.dotted = True
+        # Once this is written the server may take it. aiosmtplib's own `data` would not say whether it came so far.
         protocol.write(stuffed(envelope.data))
+        stage.dotted = True
         final = await protocol.read_response(timeout=None)
         if final.code == 250:
             queued = re.search(r"queued as ([\w.-]{1,64})", final.message)
@@ -251,8 +251,12 @@ class Connection:
         return self.rest(verdict(final.code, final.message, Reason.CONTENT))
 
     async def reset(self, answer: Answer) -> Answer:
-        if self.client.is_connected:
-            await self.client.rset(timeout=CONNECT_S)
+        """Clears the envelope for the next message; the answer stands, whatever becomes of the connection."""
+        try:
+            if self.client.is_connected:
+                await self.client.rset(timeout=CONNECT_S)
+        except (aiosmtplib.SMTPException, OSError):
+            self.client.close()
         return self.rest(answer)
 
     def rest(self, answer: Answer) -> Answer:

@@ -96,13 +96,12 @@ class Ledger:
     def open(self) -> None:
         if self.file is None:
             return
-        if self.file.exists():
-            for line in self.file.read_bytes().splitlines():
-                try:
-                    self.count(msgspec.json.decode(line, type=Receipt))
-                except msgspec.MsgspecError:
-                    continue  # the torn last line of a killed process: it was not answered either
         self.out = self.file.open("ab")
+        written = self.file.read_bytes()
+        whole = written[: written.rfind(b"\n") + 1]  # a torn last line was not answered either
+        self.out.truncate(len(whole))
+        for line in whole.splitlines():
+            self.count(msgspec.json.decode(line, type=Receipt))
 
     def close(self) -> None:
         if self.out is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from messages.journal import Answered, AnyEntry, Claimed, Closed, Forgotten
-from orders.effect import Attempt
+from orders.effect import FINAL, Attempt, join_attempts
 from orders.fact import Person
 from orders.request import (
     AnyCustomer,
@@ -26,7 +26,6 @@ from orders.request import (
 
 STATE_VERSION = 1
 SPAN_MS = 24 * 3_600_000  # what was asked up to a day after a message ended is not kept: a repeat of what is over
-RANK = {"": 0, "unknown": 1, "retryable": 2, "rejected": 3, "sent": 4}
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -85,13 +84,16 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
 
     @property
     def unknown(self) -> Attempt | None:
-        """The first attempt of which nobody knows what became of it, if no other was accepted or refused since."""
+        """The first attempt of which nobody knows what became of it, unless another was accepted or refused since, or
+        a look-up found that the provider never had it."""
         found = None
         for attempt in self.attempts:
-            if RANK[attempt.outcome] >= RANK["rejected"]:
+            if attempt.outcome in FINAL:
                 return None
-            if attempt.outcome == "unknown" and found is None:
-                found = attempt
+            if attempt.outcome == "unknown":
+                found = found or attempt
+            elif attempt.lookup and attempt.outcome == "retryable":
+                found = None
         return found
 
 
@@ -145,7 +147,7 @@ def merge(customer: Customer, record: AnyCustomer) -> str:
     if isinstance(record, MessageFreed):
         if not record.blocks:
             return record.effect
-        return _put(customer, record.effect, Message(frees=tuple(Stamp(block, record.at) for block in record.blocks)))
+        return _put(customer, record.effect, Message(frees=tuple(Stamp(block, record.at) for block in sorted(set(record.blocks)))))
     if isinstance(record, ReceiptReported):
         return _put(customer, record.effect, Message(receipts=(Stamp(record.receipt, record.at),)))
     if isinstance(record, ConsentReported):
@@ -165,7 +167,7 @@ def merge(customer: Customer, record: AnyCustomer) -> str:
 def adopt(customer: Customer, entry: AnyEntry) -> str:
     """Take in one journal entry; says which effect it is about, or ""."""
     if isinstance(entry, Claimed):
-        attempt = Attempt(entry.number, entry.at, entry.deadline, entry.body_hash)
+        attempt = Attempt(entry.number, entry.at, entry.deadline, entry.body_hash, lookup=entry.lookup)
         return _put(customer, entry.effect, Message(via=entry.channel, attempts=(attempt,)))
     if isinstance(entry, Answered):
         attempt = Attempt(entry.number, 0, 0, "", entry.outcome, entry.at, entry.after, entry.reference, entry.reason)
@@ -230,23 +232,6 @@ def join(a: Message, b: Message) -> Message:
     )
 
 
-def join_attempt(a: Attempt, b: Attempt) -> Attempt:
-    """What is known of one try; the better known outcome wins, then the later."""
-    told = max(a, b, key=lambda t: (RANK[t.outcome], t.outcome_at, t.after, t.reference, t.reason))
-    claimed_at = min(a.claimed_at, b.claimed_at) or a.claimed_at or b.claimed_at
-    return Attempt(
-        a.number,
-        claimed_at,
-        max(a.deadline, b.deadline),
-        max(a.body_hash, b.body_hash),
-        told.outcome,
-        told.outcome_at,
-        told.after,
-        told.reference,
-        told.reason,
-    )
-
-
 def _asked(record: MessageRequested) -> Message:
     fields = {name: value for name, value in record.fields.items() if value}
     content = Content(record.kind, fields, record.person, record.milestone_at, record.expires, record.not_before)
@@ -267,7 +252,7 @@ def _join_attempts(a: tuple[Attempt, ...], b: tuple[Attempt, ...]) -> tuple[Atte
     joined = {attempt.number: attempt for attempt in a}
     for attempt in b:
         known = joined.get(attempt.number)
-        joined[attempt.number] = attempt if known is None else join_attempt(known, attempt)
+        joined[attempt.number] = attempt if known is None else join_attempts(known, attempt)
     return tuple(joined[number] for number in sorted(joined))
 
 
@@ -323,17 +308,18 @@ def _attempt_since(attempt: Attempt, before: int) -> Attempt | None:
     if claimed and (answered or not attempt.outcome):
         return attempt
     if claimed:
-        return Attempt(attempt.number, attempt.claimed_at, attempt.deadline, attempt.body_hash)
+        return Attempt(attempt.number, attempt.claimed_at, attempt.deadline, attempt.body_hash, lookup=attempt.lookup)
     if answered:
-        return msgspec.structs.replace(attempt, claimed_at=0, deadline=0, body_hash="")
+        return msgspec.structs.replace(attempt, claimed_at=0, deadline=0, body_hash="", lookup=False)
     return None
 
 
 def _times(message: Message) -> tuple[int, int]:
     """From the first to the last date of a message's parts; one that has not ended reaches into the future."""
     times = [message.asked] if message.asked else []
-    for attempt in message.attempts:
+    for attempt in message.attempts:  # more may have been told of it, within a day, than the join keeps
         times += [at for at in (attempt.claimed_at, attempt.deadline, attempt.outcome_at) if at]
+        times.append(times[-1] + SPAN_MS)
     times += [part.at for parts in (message.blocks, message.frees, message.receipts) for part in parts]
     if message.ended is not None:
         times += [message.ended.at, message.ended.at + SPAN_MS]

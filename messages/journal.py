@@ -13,7 +13,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class Claimed(Entry, frozen=True, tag=True):
-    """An attempt begins; with the number of an earlier one it is looked up, and its deadline moves."""
+    """An attempt begins: a call that makes the message, or with `lookup` one that asks what became of an earlier attempt."""
 
     effect: str
     number: int

@@ -20,10 +20,11 @@ FREE = [column for column, feature in enumerate(FEATURES) if not feature.rises a
 SPAN = [float(np.log1p(FEATURES[c].high)) if FEATURES[c].scale == "log" else FEATURES[c].high for c in RISING]
 
 FIRST, SECOND = 32, 16
+PRECISION = torch.float64  # in float32 a row scored in a batch differs from the same row alone by more than 1e-6
 
 
 class Network(nn.Module):
-    """Scaled rows in, logits [3, n] out (HEADS).
+    """Scaled rows (PRECISION) in, logits [3, n] out (HEADS).
 
     The trunk never sees the rising signals: each adds its own non-negative weight to fraud's logit, so that raising one
     alone cannot lower the score, whatever was learned.
@@ -37,13 +38,13 @@ class Network(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.first = nn.Linear(len(FREE), FIRST)
-            self.second = nn.Linear(FIRST, SECOND)
-            self.heads = nn.Linear(SECOND, len(HEADS))
-            self.rising = nn.Parameter(torch.zeros(len(RISING)))  # softplus of it is the weight
-        self.register_buffer("center", torch.zeros(len(FREE)))
-        self.register_buffer("spread", torch.ones(len(FREE)))
-        self.register_buffer("span", torch.tensor(SPAN), persistent=False)
+            self.first = nn.Linear(len(FREE), FIRST, dtype=PRECISION)
+            self.second = nn.Linear(FIRST, SECOND, dtype=PRECISION)
+            self.heads = nn.Linear(SECOND, len(HEADS), dtype=PRECISION)
+            self.rising = nn.Parameter(torch.zeros(len(RISING), dtype=PRECISION))  # softplus of it is the weight
+        self.register_buffer("center", torch.zeros(len(FREE), dtype=PRECISION))
+        self.register_buffer("spread", torch.ones(len(FREE), dtype=PRECISION))
+        self.register_buffer("span", torch.tensor(SPAN, dtype=PRECISION), persistent=False)
 
     def standardise(self, rows: Tensor) -> None:
         """Learns center and spread from the training rows (scaled)."""
@@ -71,7 +72,7 @@ class Network(nn.Module):
         """Scores natural rows; ValueError for anything else."""
         check_rows(rows)
         with torch.inference_mode():
-            logits, free, raised = self.explain(torch.from_numpy(scaled(rows)))
+            logits, free, raised = self.explain(torch.from_numpy(scaled(rows)).to(PRECISION))
             moves: NDArray[np.float32] = np.zeros((len(HEADS), len(rows), WIDTH), np.float32)
             moves[:, :, FREE] = free.numpy()
             moves[0, :, RISING] = raised.T.numpy()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from model import artefact, rules
 from model.features import FEATURES, WIDTH, features, scaled
 from model.measure import average_precision, brier, roc_area
-from model.network import RISING, SPAN, Network
+from model.network import PRECISION, RISING, SPAN, Network
 from model.score import HEADS, Rows, unpack
 from orders.fact import Fact, PaymentDisputed, StockReserved, StockShort
 from orders.merge import merge
@@ -143,8 +143,8 @@ def train(examples: Examples, *, seed: int = 0, epochs: int = 40, tell: Tell = l
     fraud = examples.labels[learn, HEADS.index("fraud")]  # the others may stay as ignorant as their labels
     if min((fraud == 1).sum(), (fraud == 0).sum()) < LEAST:
         raise TrainingRefused(f"among the earlier {LEARN_SHARE:.0%} of orders fewer than {LEAST} rows turned out fraudulent, or honest")
-    rows = torch.from_numpy(scaled(examples.rows))
-    labels = torch.from_numpy(examples.labels).T
+    rows = torch.from_numpy(scaled(examples.rows)).to(PRECISION)
+    labels = torch.from_numpy(examples.labels).T.to(PRECISION)
     network = Network(seed)
     prior = _prior()
     with torch.no_grad():
@@ -216,7 +216,7 @@ def _by_time(placed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 def _prior() -> torch.Tensor:
     """What the rules say of the rising signals: where training starts, and what little data does not move far from."""
     weights = rules.LINES["fraud"][1]
-    return torch.tensor([weights[FEATURES[column].name] * span for column, span in zip(RISING, SPAN, strict=True)])
+    return torch.tensor([weights[FEATURES[column].name] * span for column, span in zip(RISING, SPAN, strict=True)], dtype=PRECISION)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

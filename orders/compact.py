@@ -50,6 +50,13 @@ def compact_person(x: Person) -> CompactPerson:
     )
 
 
+def whole_person(x: Person) -> Person:
+    """The person as it travels: JSON with names, not the state's short arrays."""
+    a = x.address
+    address = Address(lines=a.lines, city=a.city, region=a.region, postcode=a.postcode, country=a.country)
+    return Person(name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address)
+
+
 NUMBERS: dict[type[Fact], int] = {
     facts.OrderPlaced: 1,
     facts.AddressCorrected: 2,

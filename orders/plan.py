@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from orders.compact import whole_person
 from orders.decision import APPROVE, DECLINE, SHARE
 from orders.effect import Effect, effect_id
 from orders.fact import Line, Tracking
@@ -385,7 +386,7 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         channel=cell.channel,
         kind=cell.kind,
         fields={field: value for field, value in fields.items() if value},
-        person=view.person,
+        person=whole_person(view.person),
         milestone_at=at,
         expires=expires,
     )

@@ -16,7 +16,7 @@ from messages.customer import Content, Customer, Message
 from messages.journal import Answered, AnyEntry, Claimed, Closed, Forgotten, decode_entry, encode_entry
 from messages.policy import Policy, decide, expiry, reach, spares
 from messages.render import Renderer, Unrenderable, body_hash, missing
-from orders.effect import Attempt, Claim, Outcome
+from orders.effect import OUTCOMES, Attempt, Claim, Outcome
 from orders.fact import MessageReported, encode_fact
 from orders.request import AnyCustomer, MessageRequested
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Record, Result, Scores
@@ -211,7 +211,7 @@ class CustomersProcessor:
                 again = last.deadline + timing.grace
                 if now < again:
                     return again
-                return self._claim(key, turn, effect, message, content, message.via, last.number, unknown.claimed_at, work, lookup=True)
+                return self._claim(key, turn, effect, message, content, message.via, last.number + 1, unknown.claimed_at, work, lookup=True)
             if ability == "keyed" and not message.blocked and now < min(ends, unknown.claimed_at + timing.key_life):
                 again = max(last.outcome_at + self._backoff(len(message.attempts)), last.after)
                 if now < again:
@@ -348,7 +348,7 @@ def _answered(outcome: Outcome) -> Answered:
         at=outcome.at,
         effect=outcome.effect,
         number=outcome.attempt,
-        outcome=outcome.kind if outcome.kind in state.RANK else "unknown",
+        outcome=outcome.kind if outcome.kind in OUTCOMES else "unknown",
         after=outcome.after,
         reference=outcome.reference,
         reason=outcome.reason,

@@ -401,7 +401,7 @@ class Lane:
             await self._isolate(inputs, span, error)
             return
         self._poisoned_in_a_row = 0
-        result.parked = asked.parked + result.parked
+        result.parked = list({parked_id(row): row for row in (*asked.parked, *result.parked)}.values())
         await self._commit(inputs, span, result, scores)
 
     async def _ask(self, inputs: Inputs) -> tuple[Asked, Scores | None]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import settings
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("actors", "connectors", "messages", "model", "orders", "streams", "web")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -246,6 +248,10 @@ def test_no_page_promises_what_nobody_can_keep() -> None:
         if promise.search(allowed.sub("", line))
     ]
     assert found == []
+
+
+def test_the_configuration_reference_is_what_the_structs_say() -> None:
+    assert text(ROOT / "docs" / "configuration.md") == settings.reference(), "run.py schema --config > docs/configuration.md"
 
 
 def test_changelog_lines_start_with_the_room() -> None:

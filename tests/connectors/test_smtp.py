@@ -193,6 +193,11 @@ async def test_a_connection_lost_after_the_dot_is_unknown() -> None:
         assert await connector.call(claim(), NOW, 5.0) == Unknown(Reason.DROPPED)
 
 
+async def test_a_refusal_stands_although_the_connection_is_lost_right_after_it() -> None:
+    async with scripted({"rcpt": b"550 5.1.1 no such user", "rset": None}) as port, connected(port) as connector:
+        assert await connector.call(claim(), NOW, 5.0) == Refused(Reason.RECIPIENT)
+
+
 async def test_garbage_after_the_dot_is_unknown_and_before_it_try_later() -> None:
     async with scripted({"dot": b"what?"}) as port, connected(port) as connector:
         assert await connector.call(claim(), NOW, 5.0) == Unknown(Reason.DROPPED)

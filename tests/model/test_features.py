@@ -116,6 +116,9 @@ def test_the_arrow_schema_names_the_columns_and_the_layout() -> None:
 
 
 def test_the_hot_path_imports_neither_torch_nor_pyarrow_nor_ray() -> None:
-    code = "import sys, model.features, model.rules, streams.processor, actors.handles; print([m for m in ('torch','pyarrow','ray') if m in sys.modules])"
+    code = (
+        "import sys, model.features, model.rules, streams.processor, actors.handles\n"
+        "print([name for name in ('torch', 'pyarrow', 'ray') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model import rules
 from model.artefact import load_alias
 from model.features import FEATURES, NAMES, REASONS, WIDTH, scaled
-from model.network import FREE, RISING, Network
+from model.network import FREE, PRECISION, RISING, Network
 from model.score import HEADS, Packed, Rows, Scores, unpack
 from tests.model.made import rows, some_rows, wild_rows
 
@@ -26,7 +26,7 @@ def made_up(seed: int) -> Network:
     network = Network(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=PRECISION))
     return network
 
 
@@ -121,15 +121,15 @@ def test_the_signals_that_were_raised_are_the_reasons_strongest_first() -> None:
 
 
 def test_explanations_are_the_gradient_times_the_distance_from_the_average() -> None:
-    batch = torch.from_numpy(scaled(some_rows(9))).requires_grad_()
+    batch = torch.from_numpy(scaled(some_rows(9))).to(PRECISION).requires_grad_()
     network = made_up(3)
     logits, moves, raised = network.explain(batch)
     for head in range(len(HEADS)):
         (gradient,) = torch.autograd.grad(logits[head].sum(), batch, retain_graph=True)
         free = gradient[:, FREE] * (batch[:, FREE] - network.center)
-        assert torch.allclose(free, moves[head], atol=1e-4)
+        assert torch.allclose(free, moves[head], atol=1e-9)
     (gradient,) = torch.autograd.grad(logits[0].sum(), batch, retain_graph=True)
-    assert torch.allclose(gradient[:, RISING] * batch[:, RISING], raised, atol=1e-4)
+    assert torch.allclose(gradient[:, RISING] * batch[:, RISING], raised, atol=1e-9)
 
 
 def test_scoring_does_not_change_the_rows_it_was_given(score: Callable[[Rows], Scores]) -> None:

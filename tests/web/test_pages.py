@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
+import pytest
 
 from connectors.store import StoreDown
 from tests.web.conftest import Site
-from web.live import Live
 from web.pages import HERE
 
 
@@ -121,17 +121,16 @@ def test_our_own_script_stays_small() -> None:
     assert len((HERE / "static" / "app.js").read_text().splitlines()) <= 100
 
 
-async def test_a_reader_that_leaves_frees_its_place(site: Site) -> None:
-    from web import live as module
-
-    seen: list[Live] = []
+async def test_open_pages_are_bounded_and_one_that_closes_makes_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.live.MOST_WATCHERS", 1)
     stream = events(site, "/live?status=")
     await anext(stream)
-    import gc
-
-    seen = [found for found in gc.get_objects() if isinstance(found, module.Live) and found.watchers]
-    (live,) = seen
+    refused = await site.client.get("/live?status=")
+    assert refused.status_code == 503 and "retry-after" in refused.headers
     await stream.aclose()
     async with asyncio.timeout(10):
-        while live.watchers:
+        while True:
+            async with site.client.stream("GET", "/live?status=") as answer:
+                if answer.status_code == 200:
+                    break
             await asyncio.sleep(0.05)

@@ -1,0 +1,111 @@
+"""Nothing that comes in over the wire makes a 5xx, a stack trace, or a record that a lane would park."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metrics import Metrics
+from orders.bounds import violation
+from orders.fact import decode_fact
+from streams.clock import VirtualClock
+from tests.web.facts import body, captured, placed
+from tests.web.fake_reader import NOW, FakeReader, ListLog
+from web.app import make_app
+from web.gateway import Limits
+from web.health import Health
+
+FEW = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+keys = st.sampled_from([*placed(), *captured(), "v", "version", "authority", "backfilled", "reason", "tag", "eta_until", "", "$", "a`b"])
+raw_bodies = (
+    st.binary(max_size=200)
+    | json_values.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(keys, json_values, max_size=6).map(lambda changed: body(placed(**changed)))
+    | st.dictionaries(keys, json_values, max_size=3).map(lambda changed: body(captured(**changed)))
+    | st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(lambda cut: body(placed())[: cut[0]] + cut[1] + body(placed())[cut[0] :])
+)
+header_text = st.text(st.characters(min_codepoint=1, max_codepoint=255, blacklist_characters="\r\n\0"), max_size=30)
+
+
+class Bench:
+    """The whole application, called without a socket."""
+
+    def __init__(self) -> None:
+        self.log, self.metrics = ListLog(), Metrics()
+        app = make_app(
+            sink=self.log,  # type: ignore[arg-type]
+            reader=FakeReader(),
+            clock=VirtualClock(NOW),
+            metrics=self.metrics,
+            health=Health(self.metrics),
+            limits=Limits(remembered=50),
+        )
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")  # type: ignore[arg-type]
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        return self.loop.run_until_complete(self.client.request(method, path, **more))
+
+    loop = asyncio.new_event_loop()
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    made = Bench()
+    yield made
+    made.loop.run_until_complete(made.client.aclose())
+    made.loop.close()
+
+
+def fine(answer: httpx.Response) -> bool:
+    assert answer.status_code < 500, answer.text
+    assert "Traceback" not in answer.text and 'File "' not in answer.text
+    if answer.status_code >= 400:
+        problem = answer.json()
+        assert {"code", "message", "trace_id"} <= problem.keys()
+        assert problem.keys() <= {"code", "message", "trace_id", "field", "order_id", "line"}
+    return answer.status_code == 202
+
+
+@FEW
+@given(raw=raw_bodies, lines=st.booleans())
+def test_any_body_is_taken_or_refused_in_words_and_what_is_taken_is_sound(bench: Bench, raw: bytes, lines: bool) -> None:
+    before = len(bench.log.records)
+    media = "application/x-ndjson" if lines else "application/json"
+    taken = fine(bench.ask("POST", "/v1/facts", content=raw, headers={"content-type": media}))
+    assert taken == (len(bench.log.records) > before)
+    for _, key, value in bench.log.records[before:]:
+        fact = decode_fact(value)
+        assert violation(fact) is None and fact.order.encode() == key
+
+
+@FEW
+@given(headers=st.dictionaries(st.sampled_from(["idempotency-key", "content-type", "content-length", "accept", "x-y"]), header_text, max_size=4))
+def test_any_header_is_understood_or_refused(bench: Bench, headers: dict[str, str]) -> None:
+    given_headers = {name: value.encode("latin-1") for name, value in headers.items()}
+    fine(bench.ask("POST", "/v1/facts", content=body(captured()), headers=given_headers))
+
+
+@FEW
+@given(order_id=st.text(min_size=1, max_size=30), query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id"]), st.text(max_size=8)))
+def test_any_path_and_query_is_answered(bench: Bench, order_id: str, query: dict[str, str]) -> None:
+    from urllib.parse import quote
+
+    name = quote(order_id, safe="", errors="surrogatepass")
+    for path in (f"/v1/orders/{name}", f"/v1/orders/{name}/timeline", "/v1/orders", "/v1/parked", "/", "/orders"):
+        fine(bench.ask("GET", path, params=query))
+
+
+def test_fuzzing_made_a_bounded_number_of_series(bench: Bench) -> None:
+    series = [line for line in bench.metrics.expose().decode().splitlines() if not line.startswith("#")]
+    assert len(series) < 400
