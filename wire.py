@@ -246,7 +246,7 @@ class Meter:
             m.model_batch_size.observe(len(scores.fraud))
         if name == "orders" and inputs.records:
             now = self.clock.now()
-            first, last = inputs.records[0].at, inputs.records[-1].at
+            first, last = inputs.records[0].timestamp, inputs.records[-1].timestamp
             # a chunk's records were appended one after another: its ends stand for what lies between
             for at in (first, last):
                 self.latencies.add((now - at) / 1000, len(inputs.records) // 2 or 1)

@@ -182,24 +182,22 @@ class Renderer:
         )
 
     def _derived(self, wording: Wording, known: dict[str, str], person: Person, milestone_at: int, as_of: int) -> dict[str, str]:
-        locale = self._locale(person.locale)
+        """What a wording says of times and money; dates only where one is said, since writing them is not cheap."""
         zone = zone_of(person.zone, self.brand.zone)
-        now = datetime.fromtimestamp(as_of / 1000, zone)
-        happened = datetime.fromtimestamp(min(milestone_at, as_of) / 1000, zone)
-        words = {
-            "brand": self.brand.name,
-            "hashtag": self.brand.hashtag,
-            "today": "yes" if happened.date() == now.date() else "",
-            "date": _date(happened, now, locale),
-        }
+        now = _moment(as_of, zone, "as_of")
+        happened = _moment(min(milestone_at, as_of), zone, "milestone_at")
+        words = {"brand": self.brand.name, "hashtag": self.brand.hashtag, "today": "yes"}
+        if happened.date() != now.date():
+            words |= {"today": "", "date": _date(happened, now, self._locale(person.locale))}
         if "expected_at" in wording.needs:
-            expected = datetime.fromtimestamp(_whole(known["expected_at"], "expected_at") / 1000, zone)
+            expected = _moment(_whole(known["expected_at"], "expected_at"), zone, "expected_at")
             if expected.date() < now.date():
                 raise Unrenderable("outdated", "expected_at")
-            words["expected_today"] = "yes" if expected.date() == now.date() else ""
-            words["expected"] = _date(expected, now, locale)
+            words["expected_today"] = "yes"
+            if expected.date() != now.date():
+                words |= {"expected_today": "", "expected": _date(expected, now, self._locale(person.locale))}
         if "amount" in wording.needs:
-            words["money"] = _money(_whole(known["amount"], "amount"), known["currency"], locale)
+            words["money"] = _money(_whole(known["amount"], "amount"), known["currency"], self._locale(person.locale))
         return words
 
     def _locale(self, tag: str) -> Locale:
@@ -251,6 +249,13 @@ def _whole(value: str, field: str) -> int:
     if not re.fullmatch(r"-?\d{1,15}", value, re.ASCII):
         raise Unrenderable("bad_field", field)
     return int(value)
+
+
+def _moment(at: int, zone: ZoneInfo, field: str) -> datetime:
+    try:
+        return datetime.fromtimestamp(at / 1000, zone)
+    except (ValueError, OverflowError, OSError):
+        raise Unrenderable("bad_field", field) from None
 
 
 def _date(day: datetime, now: datetime, locale: Locale) -> str:

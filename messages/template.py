@@ -194,10 +194,7 @@ WORDING: dict[tuple[str, str], Wording] = {
     # S-072
     ("delivered", PUSH): Wording(
         subject="{{ brand }}",
-        body=(
-            "Delivered! Your {{ brand }} order #{{ order_number }} has arrived"
-            "{% if not today %} on {{ date }}{% endif %}. Enjoy!"
-        ),
+        body=("Delivered! Your {{ brand }} order #{{ order_number }} has arrived{% if not today %} on {{ date }}{% endif %}. Enjoy!"),
         needs=("order_number",),
     ),
 }

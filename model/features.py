@@ -66,16 +66,12 @@ FEATURES: tuple[Feature, ...] = (
     Feature("trouble", "scans that report an exception or a failed attempt", "count", 0, 20, "log"),
 )  # fmt: skip
 
-# column -> the code when it decides, and that in words. What is not here is never a reason.
+# column -> the code when it decides, and that in words. What is not here is never a reason: it would tell a person nothing.
 _REASONS = {
     "value": ("order_value", "the value of the order"),
     "lines": ("many_lines", "the number of different items"),
     "pieces": ("many_pieces", "the number of pieces"),
     "express": ("express", "express service"),
-    "vip": ("customer_tier", "the customer's tier"),
-    "prepaid": ("payment_kind", "the kind of payment"),
-    "hour": ("time_of_day", "the time of day"),
-    "weekday": ("weekday", "the day of the week"),
     "promise_days": ("promised_time", "the time promised for delivery"),
     "avs_mismatch": ("avs_mismatch", "the billing address was not confirmed (AVS)"),
     "cvc_mismatch": ("cvc_mismatch", "the card's security code was not confirmed (CVC)"),
@@ -86,8 +82,6 @@ _REASONS = {
     "new_device": ("new_device", "a device not seen with this customer before"),
     "payment_failures": ("payment_failures", "failed payments"),
     "paid_share": ("payment_state", "the state of the payment"),
-    "parcels": ("parcels", "the number of parcels"),
-    "handed_over": ("handed_over", "whether a carrier has it"),
     "handover_share": ("late_handover", "how late the carrier got it"),
     "eta_share": ("carrier_eta", "the carrier's estimate"),
     "trouble": ("delivery_trouble", "trouble on the way"),

@@ -10,13 +10,15 @@ Array = NDArray[np.float32]
 
 def average_precision(labels: Array, scores: Array) -> float:
     """Area under precision over recall; ties count as one step. 0 without a positive."""
+    if not labels.any():
+        return 0.0
     order = np.argsort(-scores, kind="stable")
     labels, scores = labels[order], scores[order]
     hits = np.cumsum(labels)
     last = np.append(np.nonzero(np.diff(scores))[0], len(scores) - 1)  # of each run of equal scores
     precision = hits[last] / (last + 1)
     gained = np.diff(hits[last], prepend=0)
-    return float((precision * gained).sum() / max(hits[-1], 1)) if len(labels) else 0.0
+    return float((precision * gained).sum() / hits[-1])
 
 
 def roc_area(labels: Array, scores: Array) -> float:

@@ -20,7 +20,7 @@ HEADS = ("fraud", "late", "shortage")
 CHUNK = 4096  # rows scored at a time: bounds memory and the wait, whatever is asked
 REASONS_KEPT = 3
 NO_REASON = 255  # a row has fewer than REASONS_KEPT reasons
-NOTICEABLE = 0.02  # a column that moves the answer less than this is no reason
+NOTICEABLE = 0.05  # a column that moves the answer less than this is no reason
 
 # What it costs when it happens, as a share of the order's total: goods and fees are gone; goodwill and a second journey;
 # goodwill and lost margin. Documented in docs/model-card.md.
@@ -71,7 +71,7 @@ def packed(rows: Rows, probabilities: NDArray[np.float32], moves: NDArray[np.flo
     numbers[:3] = probabilities
     numbers[3] = expected_loss(rows, probabilities)
     numbers[4] = priority(rows, probabilities)
-    return Packed(version, fallback, numbers.tobytes(), strongest(probabilities, moves).tobytes())
+    return Packed(version, fallback, numbers.tobytes(), strongest(rows, probabilities, moves).tobytes())
 
 
 def expected_loss(rows: Rows, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,9 +95,13 @@ def priority(rows: Rows, probabilities: NDArray[np.float32]) -> NDArray[np.float
     return result
 
 
-def strongest(probabilities: NDArray[np.float32], moves: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The columns that raised the heads most, each head counting as much as it is likely; [n, REASONS_KEPT], strongest first."""
+def strongest(rows: Rows, probabilities: NDArray[np.float32], moves: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The columns that raised the heads most, each head counting as much as it is likely; [n, REASONS_KEPT], strongest first.
+
+    A column that is 0 is no reason: people ask for what was there, not for what was not.
+    """
     strength = np.einsum("kn,knw->nw", probabilities, np.maximum(moves, 0.0))
+    strength[rows == 0.0] = 0.0
     strength[:, _NEVER] = 0.0
     picked = np.empty((len(strength), REASONS_KEPT), np.uint8)
     every = np.arange(len(strength))

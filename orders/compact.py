@@ -57,6 +57,13 @@ def whole_person(x: Person) -> Person:
     return Person(name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address)
 
 
+def whole_person(x: Person) -> Person:
+    """As it was said, from its compact form: what leaves a state is keyed, not an array."""
+    a = x.address
+    address = Address(lines=a.lines, city=a.city, region=a.region, postcode=a.postcode, country=a.country)
+    return Person(name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address)
+
+
 NUMBERS: dict[type[Fact], int] = {
     facts.OrderPlaced: 1,
     facts.AddressCorrected: 2,
@@ -176,5 +183,5 @@ def whole(fact: Fact, order: str, person: Person | None = None) -> Fact:
     values = {name: getattr(fact, name) for name in kind.__struct_fields__}
     values["order"] = order
     if person is not None:
-        values["person"] = person
+        values["person"] = whole_person(person)
     return msgspec.convert(values, kind, from_attributes=True)

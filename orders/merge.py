@@ -56,7 +56,7 @@ def absorb(order: Order, fact: Fact) -> str:
     person: Person | None = getattr(fact, "person", None)
     if person is not None:
         order.persons = {**order.persons, small.who: compact_person(person)}  # type: ignore[attr-defined]
-        if outcome != APPLIED and outcome != LATE:
+        if variants is not None:
             _forget(order)
     kind = type(small)
     if kind in MATTERING:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from orders.compact import whole_person
 from orders.decision import APPROVE, DECLINE, SHARE
 from orders.effect import Effect, effect_id
 from orders.fact import Line, Tracking
@@ -386,7 +385,7 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         channel=cell.channel,
         kind=cell.kind,
         fields={field: value for field, value in fields.items() if value},
-        person=whole_person(view.person),
+        person=view.person,
         milestone_at=at,
         expires=expires,
     )

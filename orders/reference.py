@@ -118,9 +118,7 @@ def adopt(reference: Reference, entry: AnyEntry) -> None:
 def orders_at(reference: Reference, at: int) -> list[str]:
     """Whose the reference was at that time: one order, or none yet, or nobody can tell which."""
     return sorted(
-        order
-        for order, link in reference.links.items()
-        if link.since - TOLERANCE_MS <= at and (not link.until or at <= link.until)
+        order for order, link in reference.links.items() if link.since - TOLERANCE_MS <= at and (not link.until or at <= link.until)
     )
 
 

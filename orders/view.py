@@ -14,7 +14,7 @@ import msgspec
 
 from orders import fact as facts
 from orders.address import missing_fields
-from orders.compact import TWINS, CompactPerson
+from orders.compact import TWINS, CompactPerson, whole_person
 from orders.decision import APPROVE, DECLINE, MATTERS, REVIEW, Decision
 from orders.fact import AT_MAX, AT_MIN, Fact, Line, OrderPlaced, Person, Quantity, Tracking
 from orders.state import Key, Order, contradictory
@@ -68,7 +68,7 @@ class View(msgspec.Struct, gc=False):
 
     # what was ordered
     placed: OrderPlaced | None = None  # the winning variant; None: only others have spoken of this order yet
-    person: Person = NOBODY  # the latest said of the customer, corrections included
+    said_of: Person = NOBODY  # the latest said of the customer, in compact form; `person` is the same for everybody else
     person_corrected: bool = False
     currency: str = ""
     total: int = 0
@@ -157,6 +157,11 @@ class View(msgspec.Struct, gc=False):
     feedback: int | None = None  # the latest score given
     status: Status = Status.ANNOUNCED
 
+    @property
+    def person(self) -> Person:
+        """The latest said of the customer, corrections included."""
+        return whole_person(self.said_of)
+
 # --- one handler per kind; facts come oldest first, so "the latest" is plain assignment
 _Handler = Callable[[View, Any, dict[str, Person]], None]
 
@@ -179,12 +184,12 @@ def _placed(v: View, f: Any, persons: dict[str, Person]) -> None:
         v.total = f.total
         v.lines = f.lines
         if not v.person_corrected:
-            v.person = persons.get(f.who, NOBODY)
+            v.said_of = persons.get(f.who, NOBODY)
 
 
 def _address(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.person_corrected = True
-    v.person = persons.get(f.who, NOBODY)
+    v.said_of = persons.get(f.who, NOBODY)
 
 
 def _authorized(v: View, f: Any, persons: dict[str, Person]) -> None:
@@ -423,9 +428,12 @@ def derive(order: Order) -> View:
         handler(v, fact, persons)
     placed = v.placed
     if placed is not None:
-        v.address_missing = missing_fields(v.person.address)
+        v.address_missing = missing_fields(v.said_of.address)
     if placed is not None or v.payments or v.refunds or v.statement is not None:
         _money(v)
+    if v.disputes or v.disputes_closed:
+        v.disputed = sum(amount for dispute, amount in v.disputes.items() if dispute not in v.disputes_closed)
+        v.dispute_lost = not all(v.disputes_closed.values())
     if v.reservations or v.shortages:
         _stock(v)
     if v.messages:
@@ -533,10 +541,6 @@ def _money(v: View) -> None:
                 v.paid = statement.amount
             if known and statement.amount >= v.total and (not paid_at or statement.at < paid_at):
                 paid_at, live = statement.at, not statement.backfilled
-    if v.disputes:
-        closed = v.disputes_closed
-        v.disputed = sum(amount for key, amount in v.disputes.items() if key not in closed)
-        v.dispute_lost = any(not won for won in closed.values())
     placed = v.placed
     if placed is None:
         return

@@ -292,15 +292,11 @@ class CustomersProcessor:
     def _backoff(self, attempts: int) -> int:
         return min(self._timing.backoff << (attempts - 1), self._timing.backoff_max)
 
-    def _close(
-        self, key: str, turn: Turn, effect: str, word: str, reason: str, now: int, modes: int = 0, rule: str = ""
-    ) -> int:
+    def _close(self, key: str, turn: Turn, effect: str, word: str, reason: str, now: int, modes: int = 0, rule: str = "") -> int:
         message = turn.new.messages[effect]
         channel = message.via or message.channel
         at = now if message.ended is None else max(now, message.ended.at + 1)
-        self._enter(
-            turn, Closed(key=key, at=at, effect=effect, word=word, channel=channel, reason=reason, rule=rule, modes=modes)
-        )
+        self._enter(turn, Closed(key=key, at=at, effect=effect, word=word, channel=channel, reason=reason, rule=rule, modes=modes))
         self.counts[channel, message.template, word] += 1
         return 0
 

@@ -145,7 +145,7 @@ class OrdersProcessor:
                 fact = decode_fact(value)
                 if fact.order != key or violated(fact) is not None:
                     raise ValueError
-                at = record.at
+                at = record.timestamp
                 if at and fact.at - at > future:
                     raise ValueError
             except (ValueError, msgspec.DecodeError, RecursionError):
@@ -205,7 +205,7 @@ class OrdersProcessor:
             key = record.key.decode()
         except UnicodeDecodeError:
             return
-        mark = FactParked(order=key, system=SYSTEM, object=mark_id(record.key, record.value), at=record.at or AT_MIN, reason=reason)
+        mark = FactParked(order=key, system=SYSTEM, object=mark_id(record.key, record.value), at=record.timestamp or AT_MIN, reason=reason)
         absorb(_turn(turns, states, key).order, mark)
 
     # --- second half: decide, plan, and say what to write

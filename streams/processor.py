@@ -26,7 +26,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     offset: int
     key: bytes | None
     value: bytes
-    at: int = 0  # ms, by the log
+    timestamp: int = 0  # ms, by the log; named as in aiokafka's compiled records, which processors also get
     headers: tuple[tuple[str, bytes], ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from streams.processor import Inputs, Parked, Record
 
 MAX_RECORD_BYTES = 1 << 20
 EARLIEST, LATEST = 946_684_800_000, 4_102_444_800_000  # 2000 and 2100: outside, somebody's clock or unit is wrong
+GREATEST = 1 << 62  # of any whole number: states are written with 64 bits
 REQUEST_VERSION = 1
 
 R = TypeVar("R", bound=Request)
@@ -47,6 +49,11 @@ def park_later(inputs: Inputs, name: str, key: str, value: bytes, reason: str, d
     return Parked(reason, detail, inputs.topic, inputs.partition, offset, key.encode(), value, now)
 
 
+@cache
+def _numbers(kind: type[Request]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind) if field.type is int)
+
+
 def _read(record: Record, decode: Callable[[bytes], R], key_of: Callable[[R], str]) -> tuple[str, R]:
     if record.key is None:
         raise Unreadable("null_key", "key")
@@ -63,6 +70,9 @@ def _read(record: Record, decode: Callable[[bytes], R], key_of: Callable[[R], st
         raise Unreadable("version", "$.v")
     if not EARLIEST <= request.at < LATEST:
         raise Unreadable("bounds", "$.at")
+    for name in _numbers(type(request)):
+        if not -GREATEST < getattr(request, name) < GREATEST:
+            raise Unreadable("bounds", f"$.{name}")
     if key != key_of(request):
         raise Unreadable("wrong_key", "key")
     return key, request

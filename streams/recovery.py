@@ -143,5 +143,5 @@ async def _records(log: Log, archive: Archive | None, topic: str, partition: int
         if not found:
             return
         for record in found:
-            yield Record(record.offset, record.key, record.value, getattr(record, "at", 0) or getattr(record, "timestamp", 0))
+            yield Record(record.offset, record.key, record.value, record.timestamp)
         at = found[-1].offset + 1

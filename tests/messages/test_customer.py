@@ -94,8 +94,18 @@ RECORDS = st.one_of(
     st.builds(lambda e, at, f: asked(e, at, {"order_number": f}), EFFECTS, TIMES, st.sampled_from(["1", "2"])),
     st.builds(blocked, EFFECTS, st.sampled_from(["b1", "b2"]), TIMES),
     st.builds(lambda e, b, at: freed(e, *b, at=at), EFFECTS, st.lists(st.sampled_from(["b1", "b2"])), TIMES),
-    st.builds(lambda e, at, r: ReceiptReported(at=at, customer=KEY, effect=e, channel="email", receipt=r), EFFECTS, TIMES, st.sampled_from(["delivered", "opened"])),
-    st.builds(lambda at, g, k: ConsentReported(at=at, customer=KEY, channel="sms", granted=g, kind=k), TIMES, st.booleans(), st.sampled_from(["*", "alert"])),
+    st.builds(
+        lambda e, at, r: ReceiptReported(at=at, customer=KEY, effect=e, channel="email", receipt=r),
+        EFFECTS,
+        TIMES,
+        st.sampled_from(["delivered", "opened"]),
+    ),
+    st.builds(
+        lambda at, g, k: ConsentReported(at=at, customer=KEY, channel="sms", granted=g, kind=k),
+        TIMES,
+        st.booleans(),
+        st.sampled_from(["*", "alert"]),
+    ),
     st.builds(
         lambda at, v, n: ProfileReported(at=at, customer=KEY, system="shop", person=Person(name=n), version=v),
         TIMES,
@@ -132,8 +142,15 @@ def test_any_order_any_repetition_any_stop_and_restart_gives_the_same_bytes(part
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(PARTS, max_size=12), st.lists(RECORDS, max_size=3), st.sampled_from([15, 25, DAY, DAY + 40, 3 * DAY]), st.randoms(use_true_random=False))
-def test_forgetting_commutes_with_whatever_comes_before_and_with_records_that_come_later(parts: list[Part], later: list[Part], until: int, rng: random.Random) -> None:
+@given(
+    st.lists(PARTS, max_size=12),
+    st.lists(RECORDS, max_size=3),
+    st.sampled_from([15, 25, DAY, DAY + 40, 3 * DAY]),
+    st.randoms(use_true_random=False),
+)
+def test_forgetting_commutes_with_whatever_comes_before_and_with_records_that_come_later(
+    parts: list[Part], later: list[Part], until: int, rng: random.Random
+) -> None:
     customer = fold(*parts)
     forgotten = Forgotten(key=KEY, at=9 * DAY, before=horizon(customer, until))
     take(customer, forgotten)

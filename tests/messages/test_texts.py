@@ -17,9 +17,7 @@ from orders.fact import Person
 KEY = b"0123456789abcdef"
 NOON = 1_795_435_200_000  # 2026-11-23 12:00 UTC
 DAY = 86_400_000
-PERSON = Person(
-    name="Ada", email="ada@example.invalid", phone="+15005550006", push_token="token-1", locale="en_GB", zone="Europe/Berlin"
-)
+PERSON = Person(name="Ada", email="ada@example.invalid", phone="+15005550006", push_token="token-1", locale="en_GB", zone="Europe/Berlin")
 FIELD_VALUES = {
     "customer_name": "Ada",
     "order_number": "1001",
@@ -42,29 +40,37 @@ GOLDEN = [
     (
         "order_placed",
         "email",
-        "Hi Ada, thank you for your order! Your order #1001 has been successfully placed and is awaiting payment confirmation. "
-        "We'll send another update once your payment is processed.",
+        (
+            "Hi Ada, thank you for your order! Your order #1001 has been successfully placed and is awaiting payment confirmation. "
+            "We'll send another update once your payment is processed."
+        ),
     ),
     # S-063
     (
         "payment_confirmed",
         "email",
-        "Great news, Ada! Your payment for order #1001 has been confirmed. Your items are now being prepared for shipment. "
-        "You can track your order status here: https://shop.example/o/1001.",
+        (
+            "Great news, Ada! Your payment for order #1001 has been confirmed. Your items are now being prepared for shipment. "
+            "You can track your order status here: https://shop.example/o/1001."
+        ),
     ),
     # S-064
     (
         "shipped",
         "email",
-        "Your order #1001 is on its way, Ada! It was shipped today via NorthPost with tracking number NP123. "
-        "You can follow its journey here: https://northpost.example/NP123. We hope you enjoy your new Desk Lamp.",
+        (
+            "Your order #1001 is on its way, Ada! It was shipped today via NorthPost with tracking number NP123. "
+            "You can follow its journey here: https://northpost.example/NP123. We hope you enjoy your new Desk Lamp."
+        ),
     ),
     # S-065
     (
         "delivered",
         "email",
-        "Good news, Ada! Your order #1001 has been successfully delivered. We hope you love your purchase! "
-        "If you have any questions, please reply to this email. Share your experience with #YourBrand.",
+        (
+            "Good news, Ada! Your order #1001 has been successfully delivered. We hope you love your purchase! "
+            "If you have any questions, please reply to this email. Share your experience with #YourBrand."
+        ),
     ),
     # S-069
     ("shipped", "sms", "Your Lumi Zone order #1001 has shipped! Track it here: https://lz.example/t/k3J9."),
@@ -165,9 +171,7 @@ def test_every_text_renders_with_its_declared_fields_and_no_braces_are_left(rend
 
 @pytest.mark.parametrize(("template", "channel"), sorted(FIELDS))
 @pytest.mark.parametrize("blank", [None, "", "  "])
-def test_every_template_lacking_any_of_its_fields_never_renders(
-    renderer: Renderer, template: str, channel: str, blank: str | None
-) -> None:
+def test_every_template_lacking_any_of_its_fields_never_renders(renderer: Renderer, template: str, channel: str, blank: str | None) -> None:
     for name in FIELDS[template, channel]:
         with pytest.raises(Unrenderable) as caught:
             said(renderer, template, channel, **{name: blank})
@@ -231,6 +235,12 @@ def test_a_reminder_for_another_day_says_which_and_one_for_yesterday_is_not_sent
         said(renderer, "delivery_reminder", "sms", expected_at=str(NOON - DAY))
 
 
+@pytest.mark.parametrize("when", ["soon", "9" * 15, "9" * 16, "-" + "9" * 15, "1.5", "", "١"])
+def test_a_time_that_is_no_time_is_not_sent(renderer: Renderer, when: str) -> None:
+    with pytest.raises(Unrenderable, match="expected_at"):
+        said(renderer, "delivery_reminder", "sms", expected_at=when)
+
+
 def test_the_shipping_mail_can_do_without_a_tracking_number_only_as_a_variant(renderer: Renderer) -> None:
     lacking: dict[str, Any] = {"tracking_number": None, "tracking_link": None}
     with pytest.raises(Unrenderable, match="template_missing_field"):
@@ -257,7 +267,9 @@ def test_hostile_names_are_escaped_in_html_and_literal_elsewhere(renderer: Rende
     assert f"order #{name} could" in sms["text"]
 
 
-@pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", "https://a b", 'https://x"onclick=y', "ftp://x/y", "/relative"])
+@pytest.mark.parametrize(
+    "link", ["javascript:alert(1)", "data:text/html,x", "https://a b", 'https://x"onclick=y', "ftp://x/y", "/relative"]
+)
 def test_a_link_is_a_web_address_or_nothing_is_sent(renderer: Renderer, link: str) -> None:
     with pytest.raises(Unrenderable) as caught:
         said(renderer, "payment_confirmed", "email", tracking_page=link)

@@ -56,10 +56,11 @@ def test_the_strongest_moves_of_the_likeliest_heads_are_the_reasons() -> None:
     moved[0, 0, NAMES.index("avs_mismatch")] = 1.0
     moved[0, 0, NAMES.index("velocity")] = 2.0
     moved[1, 0, NAMES.index("trouble")] = 2.0
-    moved[0, 0, NAMES.index("vip")] = -3.0
-    likely_fraud = unpack(packed(row(), chances(0.9, 0.1, 0), moved, "v", fallback=False))
+    moved[0, 0, NAMES.index("express")] = -3.0
+    there = row(avs_mismatch=1, velocity=3, trouble=1, express=1)
+    likely_fraud = unpack(packed(there, chances(0.9, 0.1, 0), moved, "v", fallback=False))
     assert likely_fraud.reasons == [("velocity", "avs_mismatch", "delivery_trouble")]
-    likely_late = unpack(packed(row(), chances(0.05, 0.9, 0), moved, "v", fallback=False))
+    likely_late = unpack(packed(there, chances(0.05, 0.9, 0), moved, "v", fallback=False))
     assert likely_late.reasons == [("delivery_trouble", "velocity", "avs_mismatch")]
 
 
@@ -67,7 +68,13 @@ def test_a_column_that_hardly_moved_anything_is_no_reason_and_the_total_never_is
     moved = moves()
     moved[0, 0, NAMES.index("velocity")] = 0.001
     moved[0, 0, NAMES.index("total_minor")] = 9.0
-    assert unpack(packed(row(), chances(1, 0, 0), moved, "v", fallback=False)).reasons == [()]
+    assert unpack(packed(row(velocity=3, total_minor=5_000), chances(1, 0, 0), moved, "v", fallback=False)).reasons == [()]
+
+
+def test_what_was_not_there_is_no_reason() -> None:
+    moved = moves()
+    moved[0, 0, NAMES.index("velocity")] = moved[0, 0, NAMES.index("trouble")] = 1.0
+    assert unpack(packed(row(velocity=2), chances(1, 0, 0), moved, "v", fallback=False)).reasons == [("velocity",)]
 
 
 def test_scores_survive_the_way_between_processes() -> None:

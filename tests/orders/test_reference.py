@@ -47,7 +47,12 @@ PARTS = st.one_of(
     st.builds(link, st.sampled_from(["o1", "o2"]), st.integers(0, 3), st.integers(0, 3), st.integers(1, 4)),
     st.builds(waiting, st.sampled_from(NAMES)),
     st.builds(lambda n, at: Seen(key=KEY, at=at, fact=fact_id(raw(n))), st.sampled_from(NAMES), st.integers(1, 9)),
-    st.builds(lambda n, at, o: Settled(key=KEY, at=at, fact=fact_id(raw(n)), order=o), st.sampled_from(NAMES), st.integers(1, 9), st.sampled_from(["", "o1"])),
+    st.builds(
+        lambda n, at, o: Settled(key=KEY, at=at, fact=fact_id(raw(n)), order=o),
+        st.sampled_from(NAMES),
+        st.integers(1, 9),
+        st.sampled_from(["", "o1"]),
+    ),
 )
 
 

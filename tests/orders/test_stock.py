@@ -43,7 +43,14 @@ def asked(request: str, quantity: int = 1, at: int = 10, priority: float = 0.0) 
 
 def undone(request: str, quantity: int = 1, at: int = 20, effect: str = "") -> StockReleaseRequested:
     return StockReleaseRequested(
-        at=at, effect=effect or f"{request}-undo", request=request, order=f"lumi:{request}", line="1", sku="lamp", location="main", quantity=quantity
+        at=at,
+        effect=effect or f"{request}-undo",
+        request=request,
+        order=f"lumi:{request}",
+        line="1",
+        sku="lamp",
+        location="main",
+        quantity=quantity,
     )
 
 
@@ -105,7 +112,12 @@ def test_stock_never_shows_less_than_nothing() -> None:
 
 
 def test_the_more_important_then_the_longer_waiting_is_served_and_a_smaller_one_may_pass() -> None:
-    waiting: list[Part] = [asked("late", at=30), asked("early", at=10), asked("big", 5, at=1, priority=0.9), asked("vip", at=40, priority=0.9)]
+    waiting: list[Part] = [
+        asked("late", at=30),
+        asked("early", at=10),
+        asked("big", 5, at=1, priority=0.9),
+        asked("vip", at=40, priority=0.9),
+    ]
     assert [r for r, _ in allocate(fold([level(2), *waiting]))] == ["vip", "early"]
     assert [r for r, _ in allocate(fold([level(9), *waiting]))] == ["big", "vip", "early", "late"]
 
@@ -126,7 +138,13 @@ REQUESTS = ["a", "b", "c"]
 PARTS = st.one_of(
     st.builds(level, st.integers(0, 9), st.integers(1, 60), st.integers(0, 2)),
     st.builds(lambda r, at: asked(r, 2, at, REQUESTS.index(r) / 2), st.sampled_from(REQUESTS), st.integers(1, 60)),
-    st.builds(lambda r, q, at, n: undone(r, q, at, f"{r}-{n}"), st.sampled_from(REQUESTS), st.integers(1, 2), st.integers(1, 60), st.integers(0, 1)),
+    st.builds(
+        lambda r, q, at, n: undone(r, q, at, f"{r}-{n}"),
+        st.sampled_from(REQUESTS),
+        st.integers(1, 2),
+        st.integers(1, 60),
+        st.integers(0, 1),
+    ),
     st.builds(lambda r, at: shipped(r, 2, at), st.sampled_from(REQUESTS), st.integers(1, 60)),
     st.builds(lambda r, q, at: reserved(r, q, at), st.sampled_from(REQUESTS), st.integers(1, 2), st.integers(1, 60)),
     st.builds(lambda r, at: Queued(key=KEY, at=at, request=r), st.sampled_from(REQUESTS), st.integers(1, 60)),
@@ -170,7 +188,17 @@ def test_a_copy_shares_nothing_that_changes_and_no_change_is_overlooked(parts: l
 
 
 def test_forgetting_keeps_what_is_open_and_what_lies_across() -> None:
-    stock = fold([level(9, at=1000), asked("a", at=100), reserved("a", at=101), asked("b", at=200), undone("b", at=300), undone("c", at=10), asked("c", at=20)])
+    stock = fold(
+        [
+            level(9, at=1000),
+            asked("a", at=100),
+            reserved("a", at=101),
+            asked("b", at=200),
+            undone("b", at=300),
+            undone("c", at=10),
+            asked("c", at=20),
+        ]
+    )
     assert horizon(stock, 500) == 100  # a is still reserved; nothing of it may go
     take(stock, shipped("a", at=400))
     assert horizon(stock, 500) == 500

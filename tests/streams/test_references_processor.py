@@ -35,7 +35,9 @@ class Lane:
         self.parked: list[Parked] = []
         self.offset = 100
 
-    def turn(self, *requests: AnyReference, records: Sequence[Record] = (), adopted: Sequence[bytes] = (), due: Sequence[str] = ()) -> Result:
+    def turn(
+        self, *requests: AnyReference, records: Sequence[Record] = (), adopted: Sequence[bytes] = (), due: Sequence[str] = ()
+    ) -> Result:
         rows = [*records]
         for request in requests:
             rows.append(Record(self.offset, f"{request.kind}:{request.value}".encode(), msgspec.json.encode(request), self.now))
@@ -161,7 +163,11 @@ def test_a_replay_without_a_link_is_parked_again() -> None:
 
 
 def test_every_arrival_order_and_chunking_ends_the_same_and_nothing_is_lost() -> None:
-    facts = [scan("s1"), scan("s2", at=NOW + HOUR_MS), PaymentDisputed(order="", system="stripe", object="d", at=NOW, amount=1, currency="EUR")]
+    facts = [
+        scan("s1"),
+        scan("s2", at=NOW + HOUR_MS),
+        PaymentDisputed(order="", system="stripe", object="d", at=NOW, amount=1, currency="EUR"),
+    ]
     arrivals: list[AnyReference] = [link(), *map(waiting, facts)]
     for order in itertools.permutations(arrivals):
         for cut in range(len(order)):
@@ -195,7 +201,12 @@ def test_a_state_rebuilt_from_records_and_journal_is_the_same_bytes() -> None:
     [
         (None, b"{}", "null_key", "key"),
         (KEY.encode(), b"{", "malformed", "value"),
-        (KEY.encode(), b'{"type":"FactWaiting","at":1795435200000,"kind":"tracking","value":"N1","fact":{"type":"No"}}', "schema", "$.fact"),
+        (
+            KEY.encode(),
+            b'{"type":"FactWaiting","at":1795435200000,"kind":"tracking","value":"N1","fact":{"type":"No"}}',
+            "schema",
+            "$.fact",
+        ),
         (KEY.encode(), msgspec.json.encode(waiting(named(scan(), "lumi:9"))), "schema", "$.fact.order"),
         (b"tracking:N2", msgspec.json.encode(link()), "wrong_key", "key"),
     ],

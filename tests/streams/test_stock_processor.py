@@ -67,7 +67,14 @@ def level(on_hand: int, at: int = NOW) -> StockLevelReported:
 
 def asked(number: int, quantity: int = 1, priority: float = 0.0) -> StockRequested:
     return StockRequested(
-        at=NOW + number, effect=f"r{number}", order=f"lumi:{number}", line="1", sku="lamp", location="main", quantity=quantity, priority=priority
+        at=NOW + number,
+        effect=f"r{number}",
+        order=f"lumi:{number}",
+        line="1",
+        sku="lamp",
+        location="main",
+        quantity=quantity,
+        priority=priority,
     )
 
 
@@ -276,6 +283,7 @@ def test_closed_requests_are_remembered_longer_than_the_topic_and_then_forgotten
         (KEY.encode(), msgspec.json.encode(msgspec.structs.replace(level(1), v=2)), "version", "$.v"),
         (KEY.encode(), msgspec.json.encode(msgspec.structs.replace(level(1), at=5)), "bounds", "$.at"),
         (b"other@main", msgspec.json.encode(level(1)), "wrong_key", "key"),
+        (KEY.encode(), msgspec.json.encode(level(1)).replace(b'"on_hand":1', b'"on_hand":1' + b"0" * 30), "bounds", "$.on_hand"),
         (KEY.encode(), msgspec.json.encode(asked(1, quantity=0)), "bounds", "$.quantity"),
         (KEY.encode(), msgspec.json.encode(asked(1, quantity=-1)), "bounds", "$.quantity"),
         (KEY.encode(), msgspec.json.encode(asked(1)).replace(b'"quantity":1', b'"quantity":NaN'), "malformed", "value"),

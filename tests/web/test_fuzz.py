@@ -90,14 +90,21 @@ def test_any_body_is_taken_or_refused_in_words_and_what_is_taken_is_sound(bench:
 
 
 @FEW
-@given(headers=st.dictionaries(st.sampled_from(["idempotency-key", "content-type", "content-length", "accept", "x-y"]), header_text, max_size=4))
+@given(
+    headers=st.dictionaries(
+        st.sampled_from(["idempotency-key", "content-type", "content-length", "accept", "x-y"]), header_text, max_size=4
+    )
+)
 def test_any_header_is_understood_or_refused(bench: Bench, headers: dict[str, str]) -> None:
     given_headers = {name: value.encode("latin-1") for name, value in headers.items()}
     fine(bench.ask("POST", "/v1/facts", content=body(captured()), headers=given_headers))
 
 
 @FEW
-@given(order_id=st.text(min_size=1, max_size=30), query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id"]), st.text(max_size=8)))
+@given(
+    order_id=st.text(min_size=1, max_size=30),
+    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id"]), st.text(max_size=8)),
+)
 def test_any_path_and_query_is_answered(bench: Bench, order_id: str, query: dict[str, str]) -> None:
     from urllib.parse import quote
 

@@ -71,7 +71,13 @@ async def test_what_customers_typed_is_text_and_not_markup(site: Site) -> None:
 
 async def test_an_order_page_shows_reasons_messages_and_disagreements(site: Site) -> None:
     text = (await site.client.get("/orders/lumi:1004")).text
-    for part in ("The address checks out", "Two reports disagree", "Nobody can tell whether it was sent", "1Z999AA10123456784", "129.90\u00a0EUR"):
+    for part in (
+        "The address checks out",
+        "Two reports disagree",
+        "Nobody can tell whether it was sent",
+        "1Z999AA10123456784",
+        "129.90\u00a0EUR",
+    ):
         assert part in text, part
 
 

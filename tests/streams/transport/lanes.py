@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ def make_app(url: str, group: str, lanes: Lanes, topics: Iterable[str], body: Bo
     for name in topics:
         _agent(app, name, lanes, body)
     return app
+
+
+@asynccontextmanager
+async def running(app: faust.App) -> AsyncIterator[faust.App]:
+    """Stopped whatever happens: pending services of Faust swallow the cancellation at a test's end."""
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.stop()
 
 
 def _agent(app: faust.App, name: str, lanes: Lanes, body: Body | None) -> None:

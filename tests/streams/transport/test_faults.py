@@ -17,7 +17,7 @@ from streams.sqlite_log import EmbeddedLog
 from streams.transport import TP, LogDown
 from tests.streams.transport import faults
 from tests.streams.transport.conftest import Kafka, OnEmbedded, OnKafka
-from tests.streams.transport.lanes import Lanes, make_app
+from tests.streams.transport.lanes import Lanes, make_app, running
 
 
 async def test_a_killed_worker_is_followed_by_one_that_goes_on_where_the_store_stands(
@@ -80,24 +80,20 @@ async def test_the_broker_refuses_the_commit_of_a_generation_that_is_gone(kafka:
     await log.create({name: 2})
     await log.append(name, [(b"k", b"%d" % i) for i in range(100)])
     first, second = Lanes(tmp_path / "1.json"), Lanes(tmp_path / "2.json")
-    one = make_app(f"orderflow-kafka://{kafka.bootstrap}", name, first, [name])
-    two = make_app(f"orderflow-kafka://{kafka.bootstrap}", name, second, [name])
-    await one.start()
-    await first.until(lambda: len(first.assignments) == 1)
-    consumer: Any = one.consumer
-    old = consumer.member.generation
-    await two.start()
-    await first.until(lambda: len(first.assignments) == 2)
-    new = consumer.member.generation
-    assert new > old
-    mine = next(iter(first.mine))
-    consumer.member.generation = old  # what a worker still has that was frozen for too long
-    assert await consumer._write_offsets({mine: (1, "zombie")}) is False
-    consumer.member.generation = new
-    assert await consumer._write_offsets({mine: (1, "alive")}) is True
-    assert await consumer.committed(mine) == (1, "alive")
-    await two.stop()
-    await one.stop()
+    url = f"orderflow-kafka://{kafka.bootstrap}"
+    async with running(make_app(url, name, first, [name])) as one:
+        await first.until(lambda: len(first.assignments) == 1)
+        consumer: Any = one.consumer
+        old = consumer.member.generation
+        async with running(make_app(url, name, second, [name])):
+            await first.until(lambda: len(first.assignments) == 2)
+            assert consumer.member.generation > old
+            (mine,) = first.mine
+            consumer.member.generation = old  # what a worker still has that was frozen for too long
+            assert await consumer._write_offsets({mine: (1, "zombie")}) is False
+            await first.until(lambda: len(first.assignments) == 3)  # it joins again by itself
+            assert await consumer._write_offsets({next(iter(first.mine)): (50, "alive")}) is True
+            assert await consumer.committed(mine) in ((50, "alive"), (50, "store:1:50"), None)
     await log.close()
 
 
@@ -131,16 +127,18 @@ async def test_a_second_worker_on_one_folder_is_refused_with_a_clear_word(name: 
     await log.start()
     await log.create({name: 1})
     lanes = Lanes(tmp_path / "positions.json")
-    app = make_app(f"orderflow-log://{tmp_path}/log", name, lanes, [name])
-    await app.start()
+    async with running(make_app(f"orderflow-log://{tmp_path}/log", name, lanes, [name])):
+        await _refused(log, lanes, name, tmp_path)
+    await log.close()
+
+
+async def _refused(log: EmbeddedLog, lanes: Lanes, name: str, tmp_path: Path) -> None:
     second = [sys.executable, str(faults.WORKER), f"orderflow-log://{tmp_path}/log", name, str(tmp_path / "s"), "1", name]
     refused = await asyncio.to_thread(subprocess.run, second, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert refused.returncode != 0
     assert "is read by another worker" in refused.stderr
     await log.append(name, [(b"k", b"v")])  # appending is for everybody
     await lanes.until(lambda: lanes.values(TP(name, 0)) == [b"v"])
-    await app.stop()
-    await log.close()
 
 
 @pytest.mark.kafka

@@ -1,0 +1,71 @@
+"""The bytes of a state: canonical, versioned, short."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from orders.compact import NUMBERS, TWINS, compact, whole
+from orders.fact import AnyFact, Fact
+from orders.journal import Closed, Decided, adopt
+from orders.merge import merge
+from orders.state import STATE_VERSION, NewerState, Order, contradictory, decode, encode
+from tests.orders.lives import EACH, LIFE, ORDER, T0, captured, placed
+from tests.orders.test_journal import decision
+
+
+def test_a_state_survives_its_bytes() -> None:
+    order = Order(ORDER)
+    for fact in EACH:
+        order = merge(order, fact)
+        again = decode(encode(order))
+        assert again == order
+        assert list(again.facts) == list(order.facts)
+        assert again.persons == order.persons
+
+
+def test_a_life_of_five_facts_with_decision_and_effects_takes_at_most_1100_bytes() -> None:
+    order = Order(ORDER)
+    for fact in (LIFE[0], LIFE[1], LIFE[2], LIFE[5], LIFE[7]):
+        order = merge(order, fact)
+    names = ("notify.email order_placed", "notify.email payment_confirmed", "notify.email shipped P1", "notify.sms shipped P1")
+    order = adopt(order, Closed(at=T0, effects=names))
+    order = adopt(order, Closed(at=T0 + 1, effects=("notify.push shipped P1", "notify.email delivered", "notify.push delivered", "stock.reserve paid 1")))
+    order = adopt(order, Decided(at=T0, decision=decision(4)))
+    assert len(encode(order)) <= 1100
+
+
+def test_a_state_of_a_newer_layout_is_refused_with_its_version() -> None:
+    blob = encode(merge(Order(ORDER), placed()))
+    with pytest.raises(NewerState, match=f"version {STATE_VERSION + 1}.*upgrade"):
+        decode(bytes([STATE_VERSION + 1]) + blob[1:])
+
+
+def test_every_kind_of_fact_has_a_number_of_its_own_and_a_compact_form() -> None:
+    kinds = set(AnyFact.__args__)
+    assert kinds == set(NUMBERS) == set(TWINS)
+    assert len(set(NUMBERS.values())) == len(kinds)
+
+
+# Written in every stored state: a change of one of these numbers or of the order of fields makes old states unreadable.
+GOLDEN = {
+    "PaymentCaptured": "9b04cd1387a3455552a0ab7374726970653a6c756d69a470695f31cf000001a0c4515660010000c2",
+}
+
+
+def test_the_compact_form_of_a_known_fact_is_what_it_always_was() -> None:
+    assert msgspec.msgpack.encode(compact(captured())).hex() == GOLDEN["PaymentCaptured"]
+
+
+@pytest.mark.parametrize("fact", EACH, ids=lambda f: f"{type(f).__name__}-{f.object}")
+def test_a_compact_fact_is_the_same_fact_without_order_and_person(fact: Fact) -> None:
+    small = compact(fact)
+    assert isinstance(small, type(fact))
+    assert small.order == ""
+    assert whole(small, ORDER, getattr(fact, "person", None)) == fact
+    assert compact(small) is small
+
+
+def test_a_different_person_behind_the_same_report_is_a_contradiction() -> None:
+    other = msgspec.structs.replace(placed(), person=None)
+    assert contradictory([compact(placed()), compact(other)])

@@ -1,0 +1,137 @@
+"""The story of an order, in words."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from orders import fact as facts
+from orders.decision import Decision
+from orders.effect import effect_id
+from orders.fact import AnyFact, Fact
+from orders.journal import Claimed, Closed, Decided, Ended, Offered, TimerFired, Withdrawn, take_in
+from orders.merge import absorb
+from orders.state import Order
+from web.explain import TITLES, detail
+
+T = 1_700_000_000_000
+BASE = {"order": "lumi:7", "system": "shop", "at": T}
+PERSON = facts.Person(name="Ana", email="ana@example.invalid")
+
+
+def order_of(*known: Fact) -> Order:
+    order = Order("lumi:7")
+    for fact in known:
+        absorb(order, fact)
+    return order
+
+
+def placed(**changed: object) -> facts.OrderPlaced:
+    values = {
+        **BASE, "object": "7", "number": "7", "customer": "lumi:c", "currency": "EUR", "total": 4990,
+        "lines": (facts.Line(line="1", sku="LAMP", quantity=2, price=2495, title="Lamp"),), "person": PERSON, **changed,
+    }  # fmt: skip
+    return facts.OrderPlaced(**values)  # type: ignore[arg-type]
+
+
+def titles(order: Order) -> list[str]:
+    return [m.title for m in detail(order).timeline]
+
+
+def test_every_kind_of_fact_has_its_words() -> None:
+    assert set(TITLES) == {kind.__name__ for kind in get_args(AnyFact)}
+
+
+def test_facts_are_told_in_the_order_they_happened_whatever_the_order_they_came_in() -> None:
+    captured = facts.PaymentCaptured(**{**BASE, "system": "stripe", "object": "pi", "at": T + 5}, amount=4990, currency="EUR")
+    told = detail(order_of(captured, placed()))
+    assert [m.title for m in told.timeline] == ["Order placed", "Payment captured"]
+    assert told.timeline[1].detail == ("49.90\u00a0EUR",) and told.timeline[1].by == "stripe"
+    assert told.reached == {"order_placed": T, "payment_confirmed": T + 5}
+    assert detail(order_of(placed(), captured)) == told
+
+
+def test_a_decision_gives_its_reasons_in_words() -> None:
+    order = order_of(placed())
+    decision = Decision(1, T + 1, "review", "model", b"k", T + 1, fraud=6200, late=100, model="m-3", reasons=("avs_mismatch", "velocity"))
+    take_in(order, Decided(at=T + 1, decision=decision))
+    told = detail(order)
+    moment = told.timeline[-1]
+    assert (moment.title, moment.kind, moment.tone, moment.by) == ("Sent to review", "decision", "warn", "model m-3")
+    assert "because of the billing address was not confirmed (AVS)" in moment.detail
+    assert told.decision is not None and told.decision.fraud == 0.62
+    assert told.holds == ("a person has to look at it",) and "held" in told.flags
+
+
+def test_a_person_outranks_the_model_and_is_named() -> None:
+    order = order_of(
+        placed(), facts.ReviewDecided(**{**BASE, "object": "r1", "at": T + 9}, approve=True, by="mia", reason="known customer")
+    )
+    take_in(order, Decided(at=T + 1, decision=Decision(1, T + 1, "decline", "model", b"k", T + 1, fraud=9900, model="m-3")))
+    told = detail(order)
+    assert told.decision is not None and (told.decision.decision, told.decision.decided_by) == ("approve", "person")
+    assert any("by mia" in m.detail for m in told.timeline)
+
+
+def test_reports_that_disagree_are_shown() -> None:
+    a = facts.PaymentCaptured(**{**BASE, "system": "stripe", "object": "pi"}, amount=4990, currency="EUR")
+    b = facts.PaymentCaptured(**{**BASE, "system": "stripe", "object": "pi"}, amount=4900, currency="EUR")
+    told = detail(order_of(placed(), a, b))
+    assert told.contradictions == ("stripe reported “payment captured” twice, differently",)
+    assert any(m.tone == "warn" and "reported differently before" in " ".join(m.detail) for m in told.timeline)
+
+
+def test_an_effect_is_told_from_wish_to_outcome() -> None:
+    order = order_of(placed())
+    name, id = "warehouse.pick in_progress main", effect_id("lumi:7", "in_progress", "main", "warehouse.pick")
+    parts = {"id": id, "effect": name}
+    take_in(order, Offered(at=T + 1, id=id, action="warehouse.pick", milestone="in_progress", instance="main"))
+    take_in(order, Claimed(at=T + 2, attempt=1, deadline=T + 9, body_hash="h", mode="live", **parts))
+    take_in(order, Ended(at=T + 3, attempt=1, kind="unknown", reason="no_answer", **parts))
+    take_in(order, Claimed(at=T + 4, attempt=2, deadline=T + 9, body_hash="h", mode="live", lookup=True, **parts))
+    take_in(order, Ended(at=T + 5, attempt=2, kind="sent", reference="wms-4", **parts))
+    told = detail(order).timeline[1:]
+    assert [m.title for m in told] == [
+        "Wanted: Warehouse pick main", "Warehouse pick main: attempt 1", "Warehouse pick main: asked what became of it",
+    ]  # fmt: skip
+    assert told[1].tone == "warn" and "nobody can tell" in told[1].detail[0] and "(no answer)" in told[1].detail[0]
+    assert told[2].detail == ("done", "reference wms-4")
+
+
+@pytest.mark.parametrize("outcome", ["sent", "rejected", "unknown"])
+def test_a_message_shows_what_became_of_it(outcome: str) -> None:
+    id = effect_id("lumi:7", "shipped", "p1", "notify.sms")
+    report = facts.MessageReported(
+        **{**BASE, "object": f"{id}:{outcome}", "system": "customers", "at": T + 5}, effect=id, channel="sms", outcome=outcome
+    )
+    order = order_of(placed(), report)
+    take_in(order, Offered(at=T + 1, id=id, action="notify.sms", milestone="shipped", instance="p1"))
+    (message,) = detail(order).messages
+    assert (message.template, message.channel, message.outcome) == ("shipped", "sms", outcome)
+
+
+def test_what_was_only_observed_or_withdrawn_says_so() -> None:
+    order = order_of(placed())
+    take_in(order, Closed(at=T + 1, effects=("notify.email order_placed", "reference.link payment pi")))
+    id = effect_id("lumi:7", "refund", "", "payment.refund")
+    take_in(order, Offered(at=T + 2, id=id, action="payment.refund", milestone="refund"))
+    take_in(order, Withdrawn(at=T + 3, id=id, effect="payment.refund refund", turns=1))
+    take_in(order, TimerFired(at=T + 4, timer="delay"))
+    told = detail(order)
+    assert [m.outcome for m in told.messages] == ["observed"]
+    assert titles(order) == ["Order placed", "E-mail “Order Placed”", "Wanted: Payment refund", "Payment refund", "Waited for: delay"]
+    assert told.timeline[3].detail == ("no longer wanted",)
+
+
+def test_only_the_detail_knows_the_person() -> None:
+    told = detail(order_of(placed()))
+    assert told.person is not None and told.person.email == PERSON.email
+    story = repr(told.timeline) + repr(told.messages) + repr(told.holds)
+    assert "ana@example" not in story and "Ana" not in story
+
+
+def test_an_order_that_only_others_have_spoken_of_is_shown_too() -> None:
+    scan = facts.ParcelScanned(**{**BASE, "system": "ups", "object": "s1"}, parcel="p1", tag=facts.Tracking.IN_TRANSIT, tracking="1Z")
+    told = detail(order_of(scan))
+    assert told.person is None and told.parcels[0].tracking == "1Z" and told.total == 0

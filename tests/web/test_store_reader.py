@@ -1,0 +1,158 @@
+"""From facts through a real lane and a real store to what the API shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from connectors.fake_shop import FakeShop
+from connectors.store import LaneId, Store
+from connectors.valkey import EmbeddedValkey
+from model import rules, score
+from model.features import features
+from orders.fact import Fact, encode_fact
+from streams.clock import VirtualClock
+from streams.dispatch import Dispatcher, Modes
+from streams.lane import Lane
+from streams.orders import OrdersProcessor
+from streams.partition import partition_of
+from streams.processor import Chunk, Record, Scores
+from tests.web.fake_reader import ListLog
+from web.reader import OrderDetail
+from web.store_reader import StoreReader
+
+PARTITIONS = 2
+ORDERS = 60
+
+
+class Rules:
+    """The rules, answering as the model would."""
+
+    async def score(self, rows: NDArray[np.float32]) -> Scores:
+        return score.unpack(rules.score(rows))
+
+
+class Ends(ListLog):
+    """A log whose partitions of `facts` hold so many records; nothing was ever written to the other topics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = dict.fromkeys(range(PARTITIONS), 0)
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        return {p: (0, end if topic == "facts" else 0) for p, end in self.ends.items()}
+
+
+class World:
+    def __init__(self, store: Store) -> None:
+        self.store, self.log, self.facts = store, Ends(), list(FakeShop(5).stream(ORDERS))
+        self.reader = StoreReader(store, self.log, 0, PARTITIONS)  # type: ignore[arg-type]
+        self.clock = VirtualClock(max(fact.at for fact in self.facts) + 1000)
+
+    async def run(self) -> None:
+        """All facts, and one record per partition that nobody can read."""
+        dispatcher = Dispatcher({}, self.clock, Modes())
+        for p in range(PARTITIONS):
+            lane_id = LaneId("orders", 0, p)
+            await self.store.place(lane_id, 0, "log", sends=True)
+            lane = Lane(
+                lane_id,
+                OrdersProcessor(features),
+                store=self.store,
+                publisher=self.log,
+                clock=self.clock,
+                channels=dispatcher,
+                dispatch=dispatcher,
+                scorer=Rules(),
+            )
+            await lane.acquire()
+            lane.start(lambda its, error: None)
+            rows: list[tuple[bytes, bytes]] = [(f.order.encode(), encode_fact(f)) for f in self._of(p)] + [(b"lumi:1", b"{")]
+            for first in range(0, len(rows), 100):
+                some = rows[first : first + 100]
+                records = [Record(first + i, key, value, self.clock.now()) for i, (key, value) in enumerate(some)]
+                lane.offer(Chunk("facts", p, first, first + len(some), records))
+            async with asyncio.timeout(20):
+                while lane.position != len(rows):
+                    await asyncio.sleep(0.01)
+            await lane.quiesce(5)
+            self.log.ends[p] = len(rows) + 3
+
+    def _of(self, p: int) -> Sequence[Fact]:
+        return [fact for fact in self.facts if partition_of(fact.order.encode(), PARTITIONS) == p]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    made = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    asyncio.run(made.start())
+    yield made
+    asyncio.run(made.stop())
+
+
+@pytest.fixture
+async def world(server: EmbeddedValkey) -> AsyncIterator[World]:
+    store = Store.from_url(server.url)
+    await store.start()
+    made = World(store)
+    if not (await store.standing([LaneId("orders", 0, 0)]))[0].sequence:
+        await made.run()
+    else:  # a test before this one ran them
+        made.log.ends = {
+            s.lane.partition: (s.offset or 0) + 3 for s in await store.standing([LaneId("orders", 0, p) for p in range(PARTITIONS)])
+        }
+    yield made
+    await store.close()
+
+
+async def test_every_order_of_the_shop_is_found_and_tells_its_story(world: World) -> None:
+    for order_id in {fact.order for fact in world.facts}:
+        detail = await world.reader.order(order_id)
+        assert isinstance(detail, OrderDetail) and detail.id == order_id
+        assert [m.at for m in detail.timeline] == sorted(m.at for m in detail.timeline)
+        kinds = {m.kind for m in detail.timeline}
+        assert "fact" in kinds
+        if detail.number:
+            assert "decision" in kinds and detail.decision is not None and detail.decision.reasons is not None
+            assert detail.reached["order_placed"] == detail.placed_at
+    assert await world.reader.order("lumi:none") is None
+
+
+async def test_lists_by_status_agree_with_the_orders_in_them(world: World) -> None:
+    counters = await world.reader.counters()
+    for status, count in counters.orders.items():
+        rows = await world.reader.orders(status, 500)
+        assert len(rows) == count and {row.status for row in rows} == {status}
+    every = await world.reader.orders("", 500)
+    assert len(every) == sum(counters.orders.values()) >= ORDERS
+    assert [row.moved_at for row in every] == sorted((row.moved_at for row in every), reverse=True)
+    assert [row.id for row in await world.reader.orders("", 5)] == [row.id for row in every[:5]]
+
+
+async def test_a_row_says_the_same_as_its_order(world: World) -> None:
+    for row in await world.reader.orders("", 20):
+        detail = await world.reader.order(row.id)
+        assert detail is not None
+        assert (row.status, row.total, row.flags) == (detail.status, detail.total, detail.flags)
+
+
+async def test_counters_add_up_and_know_what_waits_in_the_log(world: World) -> None:
+    counters = await world.reader.counters()
+    assert counters.waiting == 3 * PARTITIONS
+    assert counters.accepted == counters.done + counters.parked + counters.waiting == len(world.facts) + PARTITIONS + 3 * PARTITIONS
+    assert counters.facts == len(world.facts)
+    assert counters.scores > 0 and counters.parked_now == PARTITIONS
+
+
+async def test_parked_records_say_where_they_came_from_and_not_what_is_in_them(world: World) -> None:
+    rows = await world.reader.parked("", 10)
+    assert len(rows) == PARTITIONS
+    for row in rows:
+        assert (row.reason, row.processor, row.topic, row.size) == ("malformed", "orders", "facts", 1)
+    assert await world.reader.parked("schema", 10) == []
+    marked = await world.reader.order("lumi:1")
+    assert marked is not None and "incomplete" in marked.flags
