@@ -99,18 +99,19 @@ class Sender:
         try:
             answer = await self.attempt(claim, now)
         except Exception as error:  # noqa: BLE001 - a connector promised not to raise: whether anything left is anybody's guess
-            log.error("send_bug channel=%s effect=%s error=%s", self.channel, claim.effect, type(error).__name__)
+            log.error("connector raised", extra={**self.about("send_bug", claim), "error": type(error).__name__})
             answer = Unknown(Reason.BUG)
         finally:
             self.waiting -= 1
         outcome = to_outcome(claim, answer, now())
         self.outcomes[outcome.kind, outcome.reason] += 1
         if outcome.kind != "sent":
-            log.info(
-                "not_sent channel=%s effect=%s attempt=%d outcome=%s reason=%s",
-                *(self.channel, claim.effect, claim.attempt, outcome.kind, outcome.reason),
-            )
+            log.info("not sent", extra={**self.about("not_sent", claim), "outcome": outcome.kind, "reason": outcome.reason})
         return outcome
+
+    def about(self, event: str, claim: Claim) -> dict[str, Any]:
+        """What a log line may say of a claim: no recipient, no text."""
+        return {"event": event, "channel": self.channel, "effect": claim.effect, "attempt": claim.attempt}
 
     async def attempt(self, claim: Claim, now: Callable[[], int]) -> Answer:
         connector = self.sandbox if claim.sandbox else self.live

@@ -242,7 +242,7 @@ class AccountTokens(Tokens):
 
 
 def tokens_for(settings: FcmSettings) -> Tokens:
-    if settings.token is not None:
+    if settings.token is not None and settings.token.reveal():
         return Tokens(settings.token)
     if settings.service_account is None:
         raise SettingsError("push: service_account or token is needed")

@@ -97,6 +97,8 @@ class Twilio(HttpConnector):
         for name in ("account", "sender"):
             if not getattr(self.settings, name):
                 raise SettingsError(f"sms: {name} is needed")
+        if not self.settings.token.reveal():
+            raise SettingsError("sms: token is needed")
         base = self.settings.url.rstrip("/")
         require_https("sms", base)
         self.url = f"{base}/2010-04-01/Accounts/{quote(self.settings.account, safe='')}/Messages.json"

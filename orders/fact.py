@@ -252,9 +252,10 @@ class FactParked(Fact, frozen=True, tag=True):
 
 
 class FactUnparked(Fact, frozen=True, tag=True):
-    """The parked record `object` was replayed or discarded."""
+    """What `FactParked` calls `object` was replayed or discarded; `record` is the ID of its row among the parked ones."""
 
     by: str = ""
+    record: str = ""
 
 
 class NoteAdded(Fact, frozen=True, tag=True):

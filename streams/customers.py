@@ -6,7 +6,7 @@ It answers the orders lane with `MessageReported` facts and hands claims to the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How the customers lane tries, in ms."""
 
     lease: int = 30_000  # a claim's call must have begun by then
-    grace: int = 5_000  # and what became of it be told by then, or it is unknown
+    grace: int = 30_000  # and what became of it be told so long after, or it is unknown; longer than any call takes
     backoff: int = 5_000  # after a retryable outcome, doubled each time
     backoff_max: int = 15 * 60_000
     attempts: int = 20
@@ -65,6 +65,7 @@ class CustomersProcessor:
 
     name = "customers"
     topic = "customers"
+    stateless = False
     encode = staticmethod(state.encode)
     decode = staticmethod(state.decode)
 
@@ -127,6 +128,28 @@ class CustomersProcessor:
             self._turn(key, turn, work)
         return work.result
 
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
+        asked = self.ask(states, inputs, now)
+        turns: dict[str, Turn] = asked.work[1]
+        result = Result(states={}, due={}, parked=asked.parked)
+        for key, turn in turns.items():
+            _index(key, turn, now, result)
+            if turn.new != turn.old:
+                result.states[key] = turn.new
+            if inputs.adopted:
+                for effect in turn.touched:
+                    result.outbox.extend(_reports(turn, effect))
+        for entry in map(decode_entry, inputs.adopted):
+            if isinstance(entry, Closed) and entry.word == "render_error":
+                message = turns[entry.key].old.messages.get(entry.effect)
+                if message is not None and message.content is not None:
+                    detail = next(iter(_lacking(message, message.content)), "")
+                    result.parked.append(_unsaid(inputs, entry.key, entry.effect, message, message.content, entry.reason, detail, entry.at))
+        return result
+
+    def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
+        return {decode_entry(blob).key for blob in adopted}
+
     def _turn(self, key: str, turn: Turn, work: Work) -> None:
         new, result = turn.new, work.result
         due = 0
@@ -137,9 +160,7 @@ class CustomersProcessor:
         self._forget(key, turn, work.now)
         for effect in turn.touched:
             result.outbox.extend(_reports(turn, effect))
-        lost, gained = _tags(turn.old), _tags(new)
-        if lost != gained:
-            result.index.append((key, tuple(lost - gained), tuple(gained - lost), work.now))
+        _index(key, turn, work.now, result)
         result.journal.extend(map(encode_entry, turn.entries))
         result.due[key] = due
         if new != turn.old:
@@ -173,7 +194,7 @@ class CustomersProcessor:
 
     def _offer(self, key: str, turn: Turn, effect: str, message: Message, content: Content, work: Work) -> int:
         now, attempts = work.now, message.attempts
-        if not attempts and message.channel and work.channels.mode(message.channel) == "observe":
+        if not attempts and message.channel and work.channels.mode(message.channel) == "observe":  # most often: no rule is asked
             return self._close(key, turn, effect, "observed", "", now, work.channels.version)
         choice = decide(message, turn.new, self._policy, now)
         ends = expiry(content, self._policy)
@@ -308,8 +329,7 @@ class CustomersProcessor:
         if record is not None:
             work.result.parked.append(park(work.inputs, record, reason, detail, work.now))
             return
-        value = _encode_request(_request(key, effect, message, content))
-        work.result.parked.append(park_later(work.inputs, effect, key, value, reason, detail, work.now))
+        work.result.parked.append(_unsaid(work.inputs, key, effect, message, content, reason, detail, work.now))
 
     def _forget(self, key: str, turn: Turn, now: int) -> None:
         before, new = now - self._policy.remember, turn.new
@@ -379,6 +399,17 @@ def _request(key: str, effect: str, message: Message, content: Content) -> Messa
         expires=content.expires,
         not_before=content.not_before,
     )
+
+
+def _unsaid(inputs: Inputs, key: str, effect: str, message: Message, content: Content, reason: str, detail: str, now: int) -> Parked:
+    """A message that cannot be written, parked as the request that asked for it."""
+    return park_later(inputs, effect, key, _encode_request(_request(key, effect, message, content)), reason, detail, now)
+
+
+def _index(key: str, turn: Turn, now: int, result: Result) -> None:
+    lost, gained = _tags(turn.old), _tags(turn.new)
+    if lost != gained:
+        result.index.append((key, tuple(lost - gained), tuple(gained - lost), now))
 
 
 def _tags(customer: Customer) -> set[str]:

@@ -37,6 +37,7 @@ class IntakeProcessor:
     """`readers` by source. A retailer's own topic has one `source` for all of its records, whose values are bodies."""
 
     name = "intake"
+    stateless = True
 
     def __init__(self, topic: str, readers: Mapping[str, Reader], source: str = "") -> None:
         self.topic, self._readers, self._source = topic, readers, source
@@ -66,8 +67,8 @@ class IntakeProcessor:
     def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result:
         return Result(states={}, due={}, outbox=asked.work)
 
-    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> tuple[dict[str, Any], list[Parked]]:
-        return {}, self.ask(states, inputs, now).parked
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
+        return Result(states={}, due={}, parked=self.ask(states, inputs, now).parked)
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return set()

@@ -27,6 +27,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import (
     CommitFailedError,
     KafkaError,
+    KafkaTimeoutError,
     NotLeaderForPartitionError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
@@ -59,6 +60,7 @@ READ_COMMITTED = 1
 EARLIEST, LATEST = -2, -1
 DAMAGED_TRIES = 3
 READ_TRIES = 10
+STOP_S = 5.0
 
 Pair = tuple[bytes | None, bytes]
 
@@ -433,27 +435,58 @@ class Consumer(driver.Consumer):
 
 
 # --- producing
-async def append_batches(producer: AIOKafkaProducer, topic: str, records: Sequence[Pair], partition: int) -> None:
+async def append_batches(producer: AIOKafkaProducer, topic: str, records: Sequence[Pair], partition: int, timeout_s: float) -> None:
     """One batch, or more where they do not fit, to one partition; returns when the broker has acknowledged all.
 
-    Raises LogDown: some may have been written.
+    Raises LogDown, after `timeout_s` at the latest: some may have been written, or may still be (an idempotent producer
+    never gives up a batch, it would break its sequence).
     """
     sent: list[asyncio.Future[Any]] = []
     try:
-        batch = producer.create_batch()
-        append = batch.append
-        for key, value in records:
-            if append(timestamp=None, key=key, value=value) is None:
-                batch.close()
-                sent.append(await producer.send_batch(batch, topic, partition=partition))
-                batch = producer.create_batch()
-                append = batch.append
-                append(timestamp=None, key=key, value=value)
-        batch.close()
-        sent.append(await producer.send_batch(batch, topic, partition=partition))
-        await gather_all(sent)
+        async with asyncio.timeout(timeout_s):
+            batch = producer.create_batch()
+            append = batch.append
+            for key, value in records:
+                if append(timestamp=None, key=key, value=value) is None:
+                    batch.close()
+                    sent.append(await producer.send_batch(batch, topic, partition=partition))
+                    batch = producer.create_batch()
+                    append = batch.append
+                    append(timestamp=None, key=key, value=value)
+            batch.close()
+            sent.append(await producer.send_batch(batch, topic, partition=partition))
+            await gather_all(sent)
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogDown(f"the broker did not acknowledge records for {topic}.{partition}: {type(error).__name__}") from error
+
+
+async def append_keyed(producer: AIOKafkaProducer, topic: str, records: Sequence[Pair], turn: int, timeout_s: float) -> None:
+    """Each record to the partition of its key. Raises LogDown."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            count = len(await producer.partitions_for(topic))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogDown(f"no broker knows topic {topic!r}: {type(error).__name__}") from error
+    parts = split(records, count, turn)
+    await gather_all(append_batches(producer, topic, part, place, timeout_s) for place, part in parts.items())
+
+
+async def stop_producer(producer: AIOKafkaProducer, timeout_s: float) -> None:
+    """Flushes, but no longer than this: a stop must not wait for a broker that is gone."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await producer.stop()
+    except TimeoutError:
+        producer._message_accumulator.fail_all(KafkaTimeoutError())
+        await producer._sender.close()
+        await producer.client.close()
+
+
+async def gather_all(calls: Iterable[Any]) -> None:
+    """Waits for all, then raises the first error."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 class Producer(stock.Producer):
@@ -467,22 +500,17 @@ class Producer(stock.Producer):
     async def append(self, topic: str, records: Sequence[Pair], partition: int | None = None) -> None:
         """Returns when the broker has acknowledged all; without a partition each goes where its key belongs. Raises LogDown."""
         producer = self._ensure_producer()
-        if not records:
-            return
         if partition is not None:
-            await append_batches(producer, topic, records, partition)
-            return
-        self._turn += 1
-        count = len(await producer.partitions_for(topic))
-        parts = split(records, count, self._turn)
-        await gather_all(append_batches(producer, topic, part, place) for place, part in parts.items())
+            await append_batches(producer, topic, records, partition, self.request_timeout)
+        elif records:
+            self._turn += 1
+            await append_keyed(producer, topic, records, self._turn, self.request_timeout)
 
-
-async def gather_all(calls: Iterable[Any]) -> None:
-    """Waits for all, then raises the first error."""
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
+    async def on_stop(self) -> None:
+        producer, self._producer = self._producer, None
+        await super().on_stop()
+        if producer is not None:
+            await stop_producer(producer, STOP_S)
 
 
 class Transport(stock.Transport):
@@ -508,20 +536,22 @@ class KafkaLog:
     ) -> None:
         """`auth`: aiokafka's security settings. `replication` and `topic_config` are for `create`. Connects nothing."""
         self._common = {"bootstrap_servers": bootstrap, "request_timeout_ms": int(request_timeout_s * 1000), **(auth or {})}
-        self._replication, self._topic_config = replication, dict(topic_config or {})
+        self._timeout_s, self._replication, self._topic_config = request_timeout_s, replication, dict(topic_config or {})
+        self._renewing = asyncio.Lock()
         self._producer: AIOKafkaProducer | None = None
         self._client: AIOKafkaClient | None = None
         self._turn = 0
 
     async def start(self) -> None:
         """Raises LogDown when no broker answers."""
-        producer = AIOKafkaProducer(**self._common, acks="all", enable_idempotence=True, max_batch_size=1 << 20, max_request_size=8 << 20)
+        producer = self._new_producer()
         client = AIOKafkaClient(**self._common)
         try:
-            await producer.start()
-            await client.bootstrap()
-        except KafkaError as error:
-            await producer.stop()
+            async with asyncio.timeout(self._timeout_s):
+                await producer.start()
+                await client.bootstrap()
+        except (KafkaError, TimeoutError) as error:
+            await stop_producer(producer, STOP_S)
             await client.close()
             raise LogDown(f"no broker answers: {type(error).__name__}") from error
         self._producer, self._client = producer, client
@@ -531,26 +561,42 @@ class KafkaLog:
         producer, self._producer = self._producer, None
         client, self._client = self._client, None
         if producer is not None:
-            await producer.stop()
+            await stop_producer(producer, STOP_S)
         if client is not None:
             await client.close()
 
     async def append(self, topic: str, records: Sequence[Pair], partition: int | None = None) -> None:
         if not records:
             return
-        if self._producer is None:
-            raise LogDown("the connection to Kafka is not open")
         producer = self._producer
-        if partition is not None:
-            await append_batches(producer, topic, records, partition)
-            return
-        self._turn += 1
+        if producer is None:
+            raise LogDown("the connection to Kafka is not open")
         try:
-            count = len(await producer.partitions_for(topic))
-        except (KafkaError, TimeoutError) as error:
-            raise LogDown(f"no broker knows topic {topic!r}: {type(error).__name__}") from error
-        parts = split(records, count, self._turn)
-        await gather_all(append_batches(producer, topic, part, place) for place, part in parts.items())
+            if partition is not None:
+                await append_batches(producer, topic, records, partition, self._timeout_s)
+            else:
+                self._turn += 1
+                await append_keyed(producer, topic, records, self._turn, self._timeout_s)
+        except LogDown:
+            await self._renew(producer)
+            raise
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(**self._common, acks="all", enable_idempotence=True, max_batch_size=1 << 20, max_request_size=8 << 20)
+
+    async def _renew(self, producer: AIOKafkaProducer) -> None:
+        """A producer whose sender met a fatal error (its sequence is lost, its ID fenced) never sends again."""
+        async with self._renewing:
+            if self._producer is producer and producer._sender.sender_task.done():
+                fresh = self._new_producer()
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        await fresh.start()
+                except (KafkaError, TimeoutError):
+                    await stop_producer(fresh, STOP_S)
+                    return
+                self._producer = fresh
+                await stop_producer(producer, STOP_S)
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
         client = self._open()

@@ -173,6 +173,12 @@ def parked_id(parked: Parked) -> str:
     return f"{parked.reason}/{parked.topic}/{parked.partition}/{parked.offset}"
 
 
+def poison(inputs: Inputs, record: Record, error: Exception, now: int) -> Parked:
+    """A record that a processor stumbles over; the error's text may hold personal data."""
+    detail = type(error).__name__
+    return Parked("processor_error", detail, inputs.topic, inputs.partition, record.offset, record.key, record.value or b"", now)
+
+
 def where(error: BaseException) -> str:
     """File, line and function of an error: its text and its locals may hold personal data."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
@@ -500,7 +506,7 @@ class Lane:
             self._poisoned_in_a_row += 1
             if self._poisoned_in_a_row > TOO_MANY_POISONED:
                 raise error
-            await self._commit(inputs, span, Result(states={}, due={}, parked=[self._poison(r, error) for r in records]))
+            await self._commit(inputs, span, Result(states={}, due={}, parked=[poison(inputs, r, error, self._clock.now()) for r in records]))
             return
         middle = len(records) // 2
         cut = records[middle].offset
@@ -530,18 +536,6 @@ class Lane:
         again = self._clock.now() + 60_000
         keys = list(inputs.due) + [o.key for o in inputs.outcomes]
         await self._commit(msgspec.structs.replace(inputs, outcomes=()), None, Result(states={}, due=dict.fromkeys(keys, again)))
-
-    def _poison(self, record: Record, error: Exception) -> Parked:
-        return Parked(
-            reason="processor_error",
-            detail=type(error).__name__,
-            topic=self.processor.topic,
-            partition=self.id.partition,
-            offset=record.offset,
-            key=record.key,
-            value=record.value or b"",
-            at=self._clock.now(),
-        )
 
     # --- publishing
     async def _publish_then_dispatch(self, outbox: Outbox, claims: Sequence[Claim]) -> None:

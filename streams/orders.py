@@ -18,7 +18,7 @@ from orders import state
 from orders.bounds import violation
 from orders.decision import Score, decide, knowledge
 from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
-from orders.fact import AT_MIN, FactParked, decode_fact
+from orders.fact import AT_MIN, FactParked, FactUnparked, decode_fact
 from orders.journal import AnyEntry, Claimed, Closed, Decided, Ended, JournalRecord, Offered, Retired, TimerFired, Withdrawn
 from orders.journal import decode_record, encode_record, take_in
 from orders.merge import absorb, key_hash
@@ -44,7 +44,7 @@ from orders.plan import (
     undoes,
 )
 from orders.policy import Policy
-from orders.state import Order
+from orders.state import Order, effect_name
 from orders.view import View, conclude, derive, view
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Questions, Record, Result, Scores
 from streams.reading import MAX_RECORD_BYTES, park, unreadable
@@ -79,6 +79,7 @@ class Work(msgspec.Struct):
     turns: dict[str, Turn]
     asked: list[Turn]  # in the order of the questions
     partition: int
+    unparked: list[str]
 
 
 class OrdersProcessor:
@@ -87,6 +88,7 @@ class OrdersProcessor:
 
     name = "orders"
     topic = "facts"
+    stateless = False
     encode = staticmethod(state.encode)
     decode = staticmethod(state.decode)
 
@@ -106,7 +108,8 @@ class OrdersProcessor:
     # --- first half: take in what came, say what must be scored
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
         parked: list[Parked] = []
-        turns = self._take_in(states, inputs, now, parked)
+        unparked: list[str] = []
+        turns = self._take_in(states, inputs, now, parked, unparked)
         asked: list[Turn] = []
         keys: list[str] = []
         rows: list[Sequence[float]] = []
@@ -115,20 +118,51 @@ class OrdersProcessor:
             order = its.order
             v = its.view = derive(order)
             decision = order.decision
-            if (order.learned or decision is None) and v.placed is not None and order.remnant is None:
+            if (order.learned or its.due or decision is None) and v.placed is not None and order.remnant is None:
                 its.knew = knowledge(v)
                 if decision is None or decision.knew != its.knew:
                     asked.append(its)
                     keys.append(key)
                     rows.append(features(v))
         questions = Questions(keys, np.array(rows, np.float32)) if rows else None
-        return Asked(questions=questions, work=Work(turns, asked, inputs.partition), parked=parked)
+        return Asked(questions=questions, work=Work(turns, asked, inputs.partition, unparked), parked=parked)
 
-    def restore(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> dict[str, Order]:
-        """Recovery: the states with inputs and journal merged in, and nothing decided, offered or parked anew."""
-        return {key: its.order for key, its in self._take_in(states, inputs, now, []).items()}
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
+        result = Result(states={}, due={})
+        turns = self._take_in(states, inputs, now, result.parked, result.unparked)
+        for key, its in turns.items():
+            its.view = view(its.order)
+            result.states[key] = its.order
+            self._index(key, its, result)
+        for record in map(decode_record, inputs.adopted):
+            self._repeat(turns[record.key], record.entries, result)
+        return result
 
-    def _take_in(self, states: Mapping[str, Any], inputs: Inputs, now: int, parked: list[Parked]) -> dict[str, Turn]:
+    def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
+        return {decode_record(blob).key for blob in adopted}
+
+    def _repeat(self, its: Turn, entries: Sequence[AnyEntry], result: Result) -> None:
+        """What these entries asked of other lanes, as far as it is still wanted, in the words of then."""
+        order, v = its.order, its.view
+        assert v is not None
+        wanted = set(plan(v, order, self._policy).effects)
+        for entry in entries:
+            if isinstance(entry, Closed):
+                for name in entry.effects:
+                    if parts(name)[0] in UNANSWERED and name in wanted:
+                        result.outbox.append(self._record(name, "", v, order, entry.at))
+            elif isinstance(entry, Offered) and entry.action not in OUTSIDE:
+                name = effect_name(entry.action, entry.milestone, entry.instance)
+                if name in wanted and requestable(name, v):
+                    if entry.turns:
+                        result.outbox.append(_outgoing("customers", v, freed(order.ledger[name], v, entry.at)))
+                    result.outbox.append(self._record(name, entry.id, v, order, entry.at))
+            elif isinstance(entry, Withdrawn) and parts(entry.effect)[0] in MESSAGE_CHANNELS and v.placed is not None:
+                result.outbox.append(_outgoing("customers", v, blocked(order.ledger[entry.effect], v, entry.at)))
+
+    def _take_in(
+        self, states: Mapping[str, Any], inputs: Inputs, now: int, parked: list[Parked], unparked: list[str]
+    ) -> dict[str, Turn]:
         turns: dict[str, Turn] = {}
         get = turns.get
         known = states.get
@@ -158,6 +192,8 @@ class OrdersProcessor:
                 before = known(key)
                 its = turns[key] = Turn(Order(key) if before is None else before.fork(), before)
             seen.append(absorb(its.order, fact))
+            if type(fact) is FactUnparked and fact.record:
+                unparked.append(fact.record)
         self.counts.facts.update(seen)
         for p in parked:
             self.counts.parked[p.reason] += 1
@@ -211,7 +247,7 @@ class OrdersProcessor:
     # --- second half: decide, plan, and say what to write
     def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result:
         work: Work = asked.work
-        result = Result(states={}, due={}, parked=asked.parked)
+        result = Result(states={}, due={}, parked=asked.parked, unparked=work.unparked)
         if scores is not None and work.asked:
             self._decide(work.asked, scores, now)
         modes: dict[str, str] = {}
@@ -435,13 +471,16 @@ class OrdersProcessor:
             order, v = its.order, its.view
             assert v is not None
             key = order.id
+            if self._ability(effect) != "lookup":
+                doubtful = {a.body_hash for a in effect.attempts if a.outcome == "unknown"}
+                if doubtful and doubtful != {_digest(body(effect, v, order, policy))}:
+                    continue  # it may have been taken with other bytes: held, and shown as unknown
             if mode not in ("live", "sandbox") or not channels.take("webhook"):
                 self._due(result, key, channels.retry_at("webhook", now))
                 continue
             last = effect.attempts[-1] if effect.attempts else None
             unknown = last is not None and last.outcome == "unknown"
             rendered = body(effect, v, order, policy)
-            digest = blake2b(rendered, digest_size=12).hexdigest()
             lookup = unknown and self._ability(effect) == "lookup"
             number = last.number + 1 if last is not None else 1
             claimed = Claimed(
@@ -450,7 +489,7 @@ class OrdersProcessor:
                 effect=name,
                 attempt=number,
                 deadline=now + policy.lease_ms,
-                body_hash=digest,
+                body_hash=_digest(rendered),
                 mode=mode,
                 lookup=lookup,
                 channels=channels.version,
@@ -557,6 +596,10 @@ def _ended(order: Order, outcome: Outcome) -> Ended | None:
                 reason=outcome.reason,
             )
     return None
+
+
+def _digest(rendered: bytes) -> str:
+    return blake2b(rendered, digest_size=12).hexdigest()
 
 
 def _outgoing(topic: str, v: View, record: msgspec.Struct) -> Outgoing:

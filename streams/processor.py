@@ -124,6 +124,7 @@ class Channels(Protocol):
 class Processor(Protocol):
     name: str  # "orders"
     topic: str  # "facts"
+    stateless: bool  # keeps nothing, journals nothing: after a loss of the store its input is simply read again
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
 
@@ -132,8 +133,12 @@ class Processor(Protocol):
 
     def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result: ...
 
-    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> tuple[dict[str, Any], list[Parked]]:
-        """Recovery: merge records and adopted journal entries, decide and plan nothing. Changed states, and what is parked."""
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
+        """Recovery: records, or adopted journal entries after all records, are merged; nothing is decided, offered or claimed.
+
+        Of the Result: the changed states and their index rows, what was parked and unparked with these inputs, and as outbox
+        what these entries once asked or told others, in the same words. `due` stays empty: every rebuilt state is looked at.
+        """
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         """Whose states these journal entries are pieces of."""

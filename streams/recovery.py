@@ -3,25 +3,30 @@
 States come back from what cannot be lost: the input topic and the lane's journal, each from the archive up to its manifest
 and from the log beyond it. Both only merge; nothing is planned until the lane runs again. The partition's sends stay closed
 until somebody has looked and says `run.py recover --open`: attempts without an outcome are then unknown, not free.
+
+A lane that keeps no states is placed where its log begins and reads all of it again: what it puts out is known by its keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from connectors.archive import Archive
 from connectors.store import Commit, LaneId, Store
 from streams.clock import Clock
-from streams.lane import Cache, encode_parked, parked_id
-from streams.processor import Inputs, Processor, Record
+from streams.lane import Cache, Limits, encode_parked, parked_id, poison, where
+from streams.processor import Inputs, Processor, Record, Result
 from streams.transport import Log, LogMismatch
 
-PART = 1024
+log_ = structlog.get_logger("recovery")
+PART = 1024  # records, or journal entries, merged at once
 CACHED = 50_000
+TAIL = Limits().unpublished + 1  # so many last commits may not have published all they had for other topics
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -31,11 +36,11 @@ class Rebuilt(msgspec.Struct, frozen=True):
     records: int
     entries: int
     states: int
+    parked: int
     position: int
 
 
 class _Journaled(msgspec.Struct):
-    lane: str
     sequence: int
     entries: list[msgspec.Raw]
 
@@ -55,53 +60,127 @@ async def rebuild(
 ) -> Rebuilt:
     """Replaces all that the store holds of a lane. Its former holder is fenced off; a rebuild that was cut short is begun again.
 
-    Raises LogMismatch when archive and log together do not reach back far enough, StoreDown, LaneLost.
+    Raises LogMismatch when archive and log together do not hold everything, LogDown, StoreDown, LaneLost.
     """
     topic, partition = processor.topic, lane.partition
-    end = (await log.bounds(topic)).get(partition, (0, 0))[1]
+    first, end = (await log.bounds(topic)).get(partition, (0, 0))
+    archived = await _archived(archive, topic, partition)
+    if archived > end:
+        raise LogMismatch(f"{topic}.{partition}: the archive holds {archived} records, the log only {end}: it is the log that is another one")
+    position, until = (first, min(first, archived)) if processor.stateless else (end, end)
     ids = await log.topic_ids([topic])
     held = await store.acquire(lane)
-    # the entries first, to learn how far the lost store had come: a sequence is never used twice
-    journal = [record async for record in _records(log, archive, "journal", partition) if record.key == str(lane).encode()]
-    parts = [_decode_journaled(record.value) for record in journal]
-    await store.wipe(held, end, ids[topic], mark="rebuilding", sequence=max([part.sequence for part in parts], default=0))
+    reached = 0  # how far the lost store had come, as the log knows: a sequence is never used twice
+    async for journaled in _journal(lane, log, archive):
+        reached = max(reached, journaled.sequence)
+    await store.wipe(held, position, ids[topic], mark="rebuilding", sequence=reached)
     cache = Cache(CACHED)
-    known: set[str] = set()
     records = entries = 0
-
-    async def take_in(inputs: Inputs, keys: set[str]) -> None:
-        states = await _states(keys, cache, store, lane, processor)
-        made, parked = processor.rebuild(states, inputs, clock.now())
-        now = clock.now()
-        await store.commit(
-            held,
-            Commit(
-                states={key: processor.encode(state) for key, state in made.items()},
-                due=dict.fromkeys(made, now),
-                parked={parked_id(row): encode_parked(row) for row in parked},
-                counts={"accepted": len(inputs.records), "done": len(inputs.records) - len(parked), "parked": len(parked)},
-            ),
-        )
-        cache.keep(made)
-        known.update(made)
-
-    part: list[Record] = []
-    async for record in _records(log, archive, topic, partition, end):
-        part.append(record)
-        if len(part) == PART:
-            await take_in(Inputs(topic=topic, partition=partition, records=part), _keys(part))
-            records += len(part)
-            progress(records)
-            part = []
-    if part:
-        await take_in(Inputs(topic=topic, partition=partition, records=part), _keys(part))
-        records += len(part)
-    for journaled in parts:
-        adopted = [bytes(entry) for entry in journaled.entries]
-        entries += len(adopted)
-        await take_in(Inputs(topic=topic, partition=partition, adopted=adopted), processor.keys_of(adopted))
+    async for inputs, last in _parts(lane, topic, until, reached, log, archive):
+        states = await _states(_keys(processor, inputs), cache, store, lane, processor)
+        for part, result in merged(processor, states, inputs, clock.now()):
+            parked = {parked_id(row): encode_parked(row) for row in result.parked}
+            counts = {"accepted": len(part.records), "done": len(part.records) - len(parked), "parked": len(parked)}
+            await store.commit(
+                held,
+                Commit(
+                    states={key: processor.encode(state) for key, state in result.states.items()},
+                    due=dict.fromkeys(result.states, clock.now()),
+                    parked=parked,
+                    unparked=[name for name in result.unparked if name not in parked],
+                    index=result.index,
+                    counts=counts if part.records else {},
+                ),
+            )
+            cache.keep(result.states)
+            if last:
+                await _publish(log, result)
+        records += len(inputs.records)
+        entries += len(inputs.adopted)
+        progress(records)
     await store.commit(held, Commit(mark=""))
-    return Rebuilt(lane, records, entries, len(known), end)
+    standing = (await store.standing([lane]))[0]
+    return Rebuilt(lane, records, entries, standing.states, standing.parked, position)
+
+
+async def refold(
+    lane: LaneId, processor: Processor, log: Log, archive: Archive | None = None, until: int | None = None
+) -> dict[str, bytes]:
+    """The states that follow from a lane's records before `until` (None: the log's end) and its journal, in memory and encoded.
+
+    What promise 2 speaks of: at rest they are the store's own, byte for byte.
+    """
+    _, end = (await log.bounds(processor.topic)).get(lane.partition, (0, 0))
+    states: dict[str, Any] = {}
+    async for inputs, _ in _parts(lane, processor.topic, end if until is None else until, 0, log, archive):
+        for _, result in merged(processor, states, inputs, 0):
+            states |= result.states
+    return {key: processor.encode(state) for key, state in states.items()}
+
+
+def merged(processor: Processor, states: Mapping[str, Any], inputs: Inputs, now: int) -> list[tuple[Inputs, Result]]:
+    """`Processor.rebuild`, in as many parts as it takes: a record that it stumbles over is parked, as its lane parked it.
+
+    Raises what the processor raises for a journal entry: without its entries a state is not the one that was lost.
+    """
+    try:
+        return [(inputs, processor.rebuild(states, inputs, now))]
+    except Exception as error:
+        if not inputs.records:
+            raise
+        log_.error("processor failed", topic=inputs.topic, error=type(error).__name__, records=len(inputs.records), where=where(error))
+        if len(inputs.records) == 1:
+            return [(inputs, Result(states={}, due={}, parked=[poison(inputs, inputs.records[0], error, now)]))]
+    middle = len(inputs.records) // 2
+    done = merged(processor, states, msgspec.structs.replace(inputs, records=inputs.records[:middle]), now)
+    for _, result in done:
+        states = {**states, **result.states}
+    return done + merged(processor, states, msgspec.structs.replace(inputs, records=inputs.records[middle:]), now)
+
+
+async def _publish(log: Log, result: Result) -> None:
+    topics: dict[str, list[tuple[bytes | None, bytes]]] = {}
+    for outgoing in result.outbox:
+        topics.setdefault(outgoing.topic, []).append((outgoing.key.encode(), outgoing.value))
+    for topic, records in topics.items():
+        await log.append(topic, records)
+
+
+async def _parts(
+    lane: LaneId, topic: str, until: int, reached: int, log: Log, archive: Archive | None
+) -> AsyncIterator[tuple[Inputs, bool]]:
+    """All a lane ever took in, records first, then journal entries; True beside those of its last commits."""
+    records: list[Record] = []
+    async for record in _records(log, archive, topic, lane.partition, until):
+        records.append(record)
+        if len(records) == PART:
+            yield Inputs(topic=topic, partition=lane.partition, records=records), False
+            records = []
+    if records:
+        yield Inputs(topic=topic, partition=lane.partition, records=records), False
+    adopted: list[bytes] = []
+    tail: list[bytes] = []
+    async for journaled in _journal(lane, log, archive):
+        (tail if journaled.sequence > reached - TAIL else adopted).extend(bytes(entry) for entry in journaled.entries)
+        if len(adopted) >= PART:
+            yield Inputs(topic=topic, partition=lane.partition, adopted=adopted), False
+            adopted = []
+    for part, last in ((adopted, False), (tail, True)):
+        for begin in range(0, len(part), PART):
+            yield Inputs(topic=topic, partition=lane.partition, adopted=part[begin : begin + PART]), last
+
+
+async def _journal(lane: LaneId, log: Log, archive: Archive | None) -> AsyncIterator[_Journaled]:
+    name = str(lane).encode()
+    async for record in _records(log, archive, "journal", lane.partition):
+        if record.key == name:
+            yield _decode_journaled(record.value)
+
+
+async def _archived(archive: Archive | None, topic: str, partition: int) -> int:
+    """Where the archive of a partition ends; 0: there is none."""
+    at = None if archive is None else await asyncio.to_thread(archive.next_offset, (topic, partition))
+    return at or 0
 
 
 async def _states(keys: set[str], cache: Cache, store: Store, lane: LaneId, processor: Processor) -> dict[str, Any]:
@@ -113,14 +192,16 @@ async def _states(keys: set[str], cache: Cache, store: Store, lane: LaneId, proc
     return found
 
 
-def _keys(records: Sequence[Record]) -> set[str]:
+def _keys(processor: Processor, inputs: Inputs) -> set[str]:
+    if inputs.adopted:
+        return processor.keys_of(inputs.adopted)
     keys = set()
-    for record in records:
+    for record in inputs.records:
         if record.key is not None:
             try:
                 keys.add(record.key.decode())
             except UnicodeDecodeError:
-                continue
+                continue  # the processor parks it
     return keys
 
 
@@ -128,15 +209,14 @@ async def _records(log: Log, archive: Archive | None, topic: str, partition: int
     """Everything of a partition up to `end` (None: the log's end now), archived or not, once."""
     first, last = (await log.bounds(topic)).get(partition, (0, 0))
     last = last if end is None else end
-    at = 0
+    at = await _archived(archive, topic, partition)
     if archive is not None:
         parts = archive.read((topic, partition))
         while (part := await asyncio.to_thread(next, parts, None)) is not None:
             for record in part:
-                if record.offset < last:
+                if record.offset < min(at, last):
                     yield Record(record.offset, record.key, record.value, record.at, record.headers)
-        at = await asyncio.to_thread(archive.next_offset, (topic, partition)) or 0
-    if at < first:
+    if at < min(first, last):
         raise LogMismatch(f"{topic}.{partition}: the archive ends at {at}, the log begins at {first}: what lies between is gone")
     while at < last:
         found: Sequence[Any] = await log.read(topic, partition, at, min(PART * 8, last - at))

@@ -6,7 +6,7 @@ covers its time; when several do, or none in time, it is parked with its bytes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,6 +37,7 @@ class ReferencesProcessor:
 
     name = "references"
     topic = "references"
+    stateless = False
     encode = staticmethod(state.encode)
     decode = staticmethod(state.decode)
 
@@ -76,6 +77,27 @@ class ReferencesProcessor:
         for key, turn in turns.items():
             self._turn(key, turn, inputs, now, result)
         return result
+
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
+        asked = self.ask(states, inputs, now)
+        turns: dict[str, Turn] = asked.work[1]
+        result = Result(states={}, due={}, parked=asked.parked)
+        result.states = {key: turn.new for key, turn in turns.items() if turn.new != turn.old}
+        for entry in map(decode_entry, inputs.adopted):
+            before: Reference | None = states.get(entry.key)
+            waited = before.waiting.get(entry.fact) if before is not None else None
+            if not isinstance(entry, Settled) or before is None or waited is None or not waited.fact:
+                continue
+            fact = decode_fact(waited.fact)
+            if entry.order:
+                result.outbox.append(Outgoing("facts", entry.order, encode_fact(msgspec.structs.replace(fact, order=entry.order))))
+            else:
+                reason = _reason(state.orders_at(before, fact.at))
+                result.parked.append(_park_later(inputs, entry.key, entry.fact, waited.fact, reason, entry.at))
+        return result
+
+    def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
+        return {decode_entry(blob).key for blob in adopted}
 
     def _turn(self, key: str, turn: Turn, inputs: Inputs, now: int, result: Result) -> None:
         new, due = turn.new, 0
@@ -142,6 +164,10 @@ def _problem(raw: bytes) -> str:
 def _park(key: str, turn: Turn, name: str, fact: bytes, reason: str, inputs: Inputs, now: int) -> Parked:
     if name in turn.arrived:
         return park(inputs, turn.arrived[name][0], reason, "fact", now)
+    return _park_later(inputs, key, name, fact, reason, now)
+
+
+def _park_later(inputs: Inputs, key: str, name: str, fact: bytes, reason: str, now: int) -> Parked:
     kind, _, value = key.partition(":")
     waiting = FactWaiting(at=decode_fact(fact).at, kind=kind, value=value, fact=msgspec.Raw(fact))
     return park_later(inputs, name, key, _encode(waiting), reason, "fact", now)

@@ -5,7 +5,7 @@ It answers each request with a fact to its order: reserved, short (and queued), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +39,7 @@ class StockProcessor:
 
     name = "stock"
     topic = "stock"
+    stateless = False
     encode = staticmethod(state.encode)
     decode = staticmethod(state.decode)
 
@@ -79,6 +80,22 @@ class StockProcessor:
         for key, turn in asked.work.items():
             self._turn(key, turn, now, result)
         return result
+
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
+        asked = self.ask(states, inputs, now)
+        turns: dict[str, Turn] = asked.work
+        result = Result(states={}, due={}, parked=asked.parked)
+        result.states = {key: turn.new for key, turn in turns.items() if turn.new.changed or not turn.known}
+        for entry in map(decode_entry, inputs.adopted):
+            if isinstance(entry, Forgotten):
+                continue
+            r = turns[entry.key].new.requests.get(entry.request)
+            if r is not None and r.order:
+                result.outbox.append(Outgoing("facts", r.order, encode_fact(_answer(entry.key, entry.request, r))))
+        return result
+
+    def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
+        return {decode_entry(blob).key for blob in adopted}
 
     def _turn(self, key: str, turn: Turn, now: int, result: Result) -> None:
         new = turn.new

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from orders.bounds import violation
-from orders.fact import AnyFact, Fact
+from orders.fact import AnyFact, Fact, decode_fact
 from orders.policy import Policy
 from web.problem import Refusal
 
@@ -30,6 +30,7 @@ EXPECTED = {
 _decode_any = msgspec.json.Decoder().decode
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _NAMED = re.compile(r"(?:required|unknown) field `([^`]*)`")
+_SUSPICIOUS = re.compile(rb"[0-9]{16}|\\u0000")  # a number that may be too large, a character that must not be
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
 
 
@@ -42,7 +43,7 @@ def admit(body: bytes, now: int) -> AnyFact:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Refusal(400, "malformed", "the body is not JSON") from None
     try:
-        fact: AnyFact = msgspec.convert(raw, AnyFact)
+        fact = decode_fact(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), _order_id(raw)) from None
     order_id = _order_id(raw)
@@ -50,7 +51,9 @@ def admit(body: bytes, now: int) -> AnyFact:
     if unknown:
         raise Refusal(422, "unknown_field", "no such field in this fact", field=unknown, order_id=order_id)
     problem = out_of_bounds(fact, now)
-    if problem:
+    if problem is None and (len(body) > LONGEST_TEXT or _SUSPICIOUS.search(body)):
+        problem = _oddity(fact, "")
+    if problem is not None:
         code, field, message = problem
         raise Refusal(422, code, message, field=field, order_id=order_id)
     return fact
@@ -101,20 +104,19 @@ def out_of_bounds(fact: Fact, now: int) -> tuple[str, str, str] | None:
     if found is not None:
         reason, path = found
         return {"bounds": "invalid"}.get(reason, reason), path.removeprefix("$."), EXPECTED[reason]
-    oddity = _oddity(fact, "")
-    return None if oddity is None else ("invalid", *oddity)
+    return None
 
 
-def _oddity(value: Any, path: str) -> tuple[str, str] | None:
-    """(field, what is wrong) of the first value, at any depth, that cannot be kept exactly or be meant."""
+def _oddity(value: Any, path: str) -> tuple[str, str, str] | None:
+    """The same for what cannot be kept exactly or be meant, at any depth. Slow: asked only when the bytes give reason to."""
     if isinstance(value, str):
         if len(value) > LONGEST_TEXT:
-            return path, "too long"
+            return "invalid", path, "too long"
         if "\x00" in value:
-            return path, "must not contain the character NUL"
+            return "invalid", path, "must not contain the character NUL"
     elif isinstance(value, int):
         if abs(value) > LARGEST_INT:
-            return path, "the number is too large"
+            return "invalid", path, "the number is too large"
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             found = _oddity(getattr(value, name), f"{path}.{name}" if path else name)

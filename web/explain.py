@@ -152,7 +152,7 @@ def _timeline(order: Order, v: View) -> Iterator[Moment]:
         d = order.decision
         title, tone = VERDICTS[d.verdict]
         chances = f"fraud {percent(d.fraud / SHARE)}, late {percent(d.late / SHARE)}, shortage {percent(d.shortage / SHARE)}"
-        reasons = tuple(f"because of {REASONS.get(code, words(code))}" for code in d.reasons)
+        reasons = tuple(f"why: {REASONS.get(code, words(code))}" for code in d.reasons)
         yield Moment(at=d.at, kind="decision", title=title, by=f"{d.by} {d.model}", detail=(chances, *reasons), tone=tone)
     for name, at in order.closed.items():
         action, milestone, instance = _named(name)

@@ -191,6 +191,24 @@ async def test_a_stalled_channel_fills_only_its_own_queue() -> None:
     await push.close()
 
 
+async def test_closing_hands_back_what_is_queued_before_what_is_out_has_ended() -> None:
+    stand_ins = StandIns(faults={"sms": Faults(stall=1.0)}, clock=lambda: NOW)
+    await stand_ins.start()
+    sender = Sender("sms", {**stand_ins.settings("sms"), "concurrency": 1})
+    await sender.start()
+    out = asyncio.create_task(sender.send([claim(0)], NOW))
+    while not stand_ins.accepted():
+        await asyncio.sleep(0.005)
+    queued = asyncio.create_task(sender.send([claim(1), claim(2)], NOW))
+    while sender.health()["waiting"] < 3:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(sender.close())
+    assert {(outcome.kind, outcome.reason) for outcome in await queued} == {("retryable", "closed")}
+    assert not out.done()
+    await stand_ins.close()
+    await asyncio.gather(out, closing)
+
+
 async def test_one_broken_webhook_receiver_does_not_stop_the_others() -> None:
     stand_ins = StandIns(clock=lambda: NOW)
     await stand_ins.start()

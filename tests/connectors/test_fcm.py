@@ -172,6 +172,17 @@ async def test_a_token_that_cannot_be_had_is_try_later_because_no_message_left(s
     await connector.close()
     server.close()
 
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(drop, "127.0.0.1", 0)
+    connector = Fcm({"project": PROJECT, "service_account": account(key, server.sockets[0].getsockname()[1]), "url": url})
+    await connector.start()
+    assert await connector.call(claim(), NOW, 5.0) == TryLater(Reason.DROPPED)
+    await connector.close()
+    server.close()
+
 
 async def test_a_validated_message_is_not_delivered(stand_ins: StandIns) -> None:
     connector = Fcm({**stand_ins.settings("push"), "validate_only": True})
@@ -188,6 +199,6 @@ def test_settings_without_a_usable_account_are_refused_without_showing_it() -> N
             Fcm({"project": "shop", "service_account": Secret(bad)})
         assert "hidden" not in str(error.value)
     with pytest.raises(SettingsError, match="service_account or token"):
-        Fcm({"project": "shop"})
+        Fcm({"project": "shop", "token": Secret("")})
     with pytest.raises(SettingsError, match="project"):
         Fcm({"project": "", "token": Secret("x")})

@@ -83,8 +83,9 @@ async def test_credentials_are_added_last() -> None:
 
 @pytest.mark.parametrize("missing", ["account", "sender", "token"])
 def test_what_is_missing_is_named(missing: str) -> None:
-    with pytest.raises(SettingsError, match=missing):
-        twilio(**{missing: None if missing == "token" else ""})
+    for empty in (None, Secret("") if missing == "token" else ""):
+        with pytest.raises(SettingsError, match=missing):
+            twilio(**{missing: empty})
 
 
 def listed(**changes: Any) -> dict[str, Any]:

@@ -122,6 +122,15 @@ def test_a_fact_that_two_orders_claim_is_parked_as_ambiguous() -> None:
     assert lane.facts == []
 
 
+def test_a_waiting_fact_that_becomes_ambiguous_waits_no_longer() -> None:
+    lane = Lane()
+    lane.turn(waiting(scan()))
+    lane.now += 1
+    lane.turn(link("lumi:1"), link("lumi:2"))
+    assert [parked.reason for parked in lane.parked] == ["ambiguous_reference"]
+    assert lane.due == {KEY: 0}
+
+
 def test_a_number_used_again_later_belongs_to_the_later_order() -> None:
     lane = Lane()
     lane.turn(link("lumi:1", since=NOW - 90 * DAY, until=NOW - 60 * DAY), link("lumi:2", since=NOW - DAY))

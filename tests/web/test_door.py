@@ -23,12 +23,15 @@ TOKEN = "correct horse"
 @pytest.fixture
 async def guarded() -> AsyncIterator[httpx.AsyncClient]:
     metrics = Metrics()
-    app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=metrics, health=Health(metrics), token=TOKEN)  # type: ignore[arg-type]
+    health = Health(metrics)
+    health.start()
+    app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=metrics, health=health, token=TOKEN)  # type: ignore[arg-type]
     server = WebServer(app, "127.0.0.1", 0, token=TOKEN)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield client
     await server.close()
+    await health.close()
 
 
 async def test_without_the_token_nothing_is_shown(guarded: httpx.AsyncClient) -> None:

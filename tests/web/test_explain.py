@@ -59,9 +59,9 @@ def test_a_decision_gives_its_reasons_in_words() -> None:
     told = detail(order)
     moment = told.timeline[-1]
     assert (moment.title, moment.kind, moment.tone, moment.by) == ("Sent to review", "decision", "warn", "model m-3")
-    assert "because of the billing address was not confirmed (AVS)" in moment.detail
+    assert "why: the billing address was not confirmed (AVS)" in moment.detail
     assert told.decision is not None and told.decision.fraud == 0.62
-    assert told.holds == ("a person has to look at it",) and "held" in told.flags
+    assert "a person has to look at it" in told.holds and "held" in told.flags
 
 
 def test_a_person_outranks_the_model_and_is_named() -> None:

@@ -28,6 +28,13 @@ class Process:
     async def ask(self, path: str) -> httpx.Response:
         return await asyncio.to_thread(self.get, path)
 
+    async def seen(self) -> None:
+        """Until the loop has looked at what the test changed."""
+        before = self.health._last_beat
+        async with asyncio.timeout(5):
+            while self.health._last_beat == before:
+                await asyncio.sleep(0.01)
+
 
 @pytest.fixture
 async def process() -> AsyncIterator[Process]:
@@ -41,14 +48,17 @@ async def process() -> AsyncIterator[Process]:
 
 async def test_not_ready_says_why_until_nothing_is_missing(process: Process) -> None:
     process.why = ["partition facts/3 is not acquired"]
+    await process.seen()
     answer = await process.ask("/readyz")
     assert answer.status_code == 503 and answer.json()["why"] == process.why
     process.why = []
+    await process.seen()
     assert (await process.ask("/readyz")).json() == {"ready": True, "why": [], "degraded": []}
 
 
 async def test_degraded_is_ready_and_says_so(process: Process) -> None:
     process.degraded = ["Ray is absent: scoring in this process"]
+    await process.seen()
     answer = await process.ask("/readyz")
     assert answer.status_code == 200 and answer.json()["degraded"] == process.degraded
     assert "orderflow_degradation_level 1.0" in (await process.ask("/metrics")).text
@@ -64,6 +74,7 @@ async def test_draining_is_not_ready_at_once_and_still_alive(process: Process) -
 async def test_metrics_show_readiness_as_it_is_now(process: Process) -> None:
     assert "orderflow_ready 1.0" in (await process.ask("/metrics")).text
     process.why = ["no"]
+    await process.seen()
     answer = await process.ask("/metrics")
     assert "orderflow_ready 0.0" in answer.text
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -90,6 +101,10 @@ async def test_a_stuck_loop_is_told_while_it_is_stuck_and_forgiven_when_it_moves
     async with asyncio.timeout(5):
         while (await process.ask("/healthz")).status_code != 200:
             await asyncio.sleep(0.01)
+
+
+async def test_a_process_that_has_not_started_is_not_ready() -> None:
+    assert Health(Metrics()).readiness()[1]["why"] == ["starting"]
 
 
 async def test_nothing_else_is_served(process: Process) -> None:

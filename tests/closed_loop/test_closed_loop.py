@@ -1,0 +1,147 @@
+"""The orders lane on a virtual clock, with everything delayed, repeated, lost: an independent checker holds the promises."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+import orders.merge
+import streams.orders
+from orders.fact import Fact, FactParked, FactUnparked, Tracking
+from orders.policy import Policy
+from orders.state import VARIANTS, encode
+from tests.closed_loop.checker import check_rest, check_run
+from tests.closed_loop.world import World, replay
+from tests.orders.lives import (
+    DAY,
+    HOUR,
+    LIFE,
+    MINUTE,
+    ORDER,
+    T0,
+    cancel,
+    captured,
+    failed,
+    hold,
+    packed,
+    placed,
+    refunded,
+    release,
+    retract,
+    review,
+    scanned,
+)
+
+SHIPPED = scanned(Tracking.IN_TRANSIT, T0 + 30 * HOUR)
+DELIVERED = scanned(Tracking.DELIVERED, T0 + 2 * DAY)
+PARKED = FactParked(order=ORDER, system="orderflow", object="bad", at=T0 + MINUTE, reason="schema")
+UNPARKED = FactUnparked(order=ORDER, system="staff", object="bad", at=T0 + 20 * HOUR, by="sam")
+
+SCENARIOS: dict[str, list[Fact]] = {
+    "smooth": [placed(), captured(), packed(), SHIPPED, DELIVERED],
+    "held and released": [placed(), captured(), packed(), hold(at=T0 + 2 * MINUTE), release("h1", at=T0 + 9 * HOUR), SHIPPED],
+    "held for good": [placed(), captured(), packed(), hold(at=T0 + 2 * MINUTE)],
+    "corrected amounts": [placed(), captured(100), captured(4999, version=1), captured(77, object="pi_2"), captured(1, object="pi_2", authority=1)],
+    "contradicted times": [placed(), captured(), captured(at=T0 + HOUR), captured(4000, at=T0 + 2 * HOUR)],
+    "cancelled": [placed(), captured(), packed(), cancel()],
+    "cancelled and refunded": [placed(), captured(), cancel(), refunded(4999, at=T0 + DAY)],
+    "cancel races ship": [placed(), captured(), packed(), cancel(at=T0 + HOUR), SHIPPED],
+    "failed, then paid": [placed(), failed(), failed(at=T0 + 2 * MINUTE, object="pi_x"), captured(at=T0 + HOUR)],
+    "incomplete for a while": [placed(), captured(), packed(), PARKED, UNPARKED],
+    "incomplete": [placed(), captured(), PARKED],
+    "reviewed": [placed(), captured(), packed(), review(True, at=T0 + 5 * HOUR)],
+    "declined by a person": [placed(), captured(), review(False, at=T0 + 5 * HOUR)],
+    "retracted": [placed(), captured(), captured(10, object="pi_9"), retract("PaymentCaptured", "stripe:lumi", "pi_9")],
+}
+# fraud before and after the payment is known
+FRAUDS = {"approve": (0.1, 0.1), "review until paid": (0.5, 0.1), "decline until paid": (0.95, 0.1), "review once paid": (0.1, 0.5), "decline once paid": (0.1, 0.95)}
+
+
+def runs_of(facts: list[Fact], fraud: tuple[float, float], seeds: range, **more: Any) -> list[dict[str, Any]]:
+    return [World(facts, seed, fraud=fraud, **more).run() for seed in seeds]
+
+
+def broken(runs: list[dict[str, Any]], ability: str = "neither") -> list[str]:
+    return [line for run in runs for line in check_run(run, ability)] + check_rest(runs)
+
+
+@pytest.mark.parametrize("fraud", FRAUDS.values(), ids=FRAUDS.keys())
+@pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_whatever_arrives_when_the_promises_hold(facts: list[Fact], fraud: tuple[float, float]) -> None:
+    runs = runs_of(facts, fraud, range(8))
+    assert broken(runs) == []
+
+
+@pytest.mark.parametrize("ability", ["keyed", "lookup"])
+@pytest.mark.parametrize("facts", [SCENARIOS["smooth"], SCENARIOS["cancelled"]], ids=["smooth", "cancelled"])
+def test_an_unknown_outcome_is_tried_again_only_where_the_provider_can_tell(facts: list[Fact], ability: str) -> None:
+    worlds = [World(facts, seed, trouble=0.5, ability=ability) for seed in range(12)]
+    runs = [world.run() for world in worlds]
+    assert [line for run in runs for line in check_run(run, ability)] == []
+    for world in worlds:
+        for bodies in world.sent.values():
+            assert len(set(bodies)) == 1 or ability == "lookup"
+
+
+def test_in_observe_nothing_leaves_and_nothing_stays_open() -> None:
+    for facts in SCENARIOS.values():
+        world = World(facts, 3, mode="observe")
+        run = world.run()
+        assert world.sent == {}
+        assert all(commit["claims"] == [] for commit in run["commits"])
+        assert not world.cache[ORDER].ledger
+
+
+@pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_the_record_alone_rebuilds_the_state_byte_for_byte(facts: list[Fact]) -> None:
+    for seed in range(4):
+        world = World(facts, seed, fraud=(0.5, 0.1))
+        run = world.run()
+        rng = random.Random(seed)
+        for _ in range(4):
+            assert replay(run, ORDER, rng) == world.stored[ORDER] == encode(world.cache[ORDER])
+
+
+def test_an_order_that_ended_long_ago_shrinks_and_stays_harmless() -> None:
+    facts = list(LIFE)
+    for seed in range(6):
+        world = World(facts, seed, policy=Policy(retire_after_ms=40 * DAY), ability="keyed", trouble=0.1)
+        run = world.run()
+        assert check_run(run, "keyed") == []
+        assert len(world.stored[ORDER]) < 1500
+        assert world.cache[ORDER].persons == {}
+        assert replay(run, ORDER, random.Random(seed)) == world.stored[ORDER]
+
+
+# --- the checker sees what it is there to see
+def test_the_checker_catches_a_first_wins_dedupe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_wins(order: Any, key: Any, variants: Any, fact: Any) -> str:
+        return "duplicate"
+
+    monkeypatch.setattr(orders.merge, "_vary", first_wins)
+    assert any("promise 3: captured" in line for line in broken(runs_of(SCENARIOS["corrected amounts"], (0.1, 0.1), range(8))))
+
+
+def test_the_checker_catches_a_last_write_by_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_wins(order: Any, key: Any, variants: Any, fact: Any) -> str:
+        order.facts = {**order.facts, key: (fact, *variants)[:VARIANTS]}
+        return "applied"
+
+    monkeypatch.setattr(orders.merge, "_vary", last_wins)
+    found = broken(runs_of(SCENARIOS["corrected amounts"], (0.1, 0.1), range(8)))
+    assert any("promise 3: captured" in line for line in found)
+    assert any("promise 2" in line for line in found)
+
+
+@pytest.mark.parametrize("scenario", ["held for good", "incomplete"])
+def test_the_checker_catches_a_claim_without_guard(monkeypatch: pytest.MonkeyPatch, scenario: str) -> None:
+    monkeypatch.setattr(streams.orders, "guard", lambda effect, v, order: "")
+    assert any("promise 6" in line for line in broken(runs_of(SCENARIOS[scenario], (0.1, 0.1), range(12))))
+
+
+def test_the_checker_catches_an_unknown_that_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams.orders.OrdersProcessor, "_ability", lambda self, effect: "keyed")
+    runs = runs_of(SCENARIOS["smooth"], (0.1, 0.1), range(12), trouble=0.5)
+    assert any("promise 5" in line for line in broken(runs, "neither"))
