@@ -294,6 +294,10 @@ class Store:
         for lane in lanes:
             await self._call("HSET", f"{lane.prefix}:m", "sends", "open" if sends else "closed")
 
+    async def unpark(self, lane: LaneId, record: str) -> bool:
+        """A person dealt with this parked record: its row goes; False when it had gone before."""
+        return bool(await self._call("HDEL", f"{lane.prefix}:p", record))
+
     # --- what a holder reads
 
     async def load(self, lane: LaneId, keys: Sequence[str]) -> list[bytes | None]:

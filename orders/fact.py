@@ -173,10 +173,13 @@ class StockShort(Fact, frozen=True, tag=True):
 
 
 class StockReleased(Fact, frozen=True, tag=True):
+    """The stock lane's answer to a release; `object` is the effect ID of the request that was undone."""
+
     line: str
     sku: str
     location: str
-    quantity: int
+    quantity: int  # all that was given back of it so far; 0: it had been shipped
+    release: str = ""  # the release's own effect ID
 
 
 class ItemsPicked(Fact, frozen=True, tag=True):

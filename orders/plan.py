@@ -93,27 +93,26 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
         effects.append("team.notice contradiction")
 
     # stock and warehouse
+    reserving: set[str] = set()
     if going:
-        if paid or (placed.total > 0 and view.authorized >= placed.total):
+        due = paid or (placed.total > 0 and view.authorized >= placed.total)
+        if due and "stock" not in placed.not_applicable:
             for line in view.lines:
                 if wanted(view, line) > 0:
-                    effects.append(f"{RESERVE} {line.line}")
+                    reserving.add(line.line)
+                    effects.append(f"{RESERVE} {asking(view, line.line)}")
         if view.short and not view.shipped_at:
             effects.extend(say.get("backordered", ()))
         if view.short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
             effects.append("team.notice stock_risk")
-        if view.reserved:
-            if paid and not view.shipped_at:
-                effects.extend(say.get("in_progress", ()))
-                if all_reserved(view):
-                    for location in sorted({f.location for f in view.reserved.values()}):
-                        if location not in view.picked:
-                            effects.append(f"{PICK} {location}")
-            if view.shipped_at:
-                gone = [p for p in view.parcels.values() if p.shipped_at]
-                for line_id, reservation in view.reserved.items():
-                    if reservation.system == "stock" and (view.all_shipped or line_left(line_id, gone)):
-                        effects.append(f"{LEFT} {line_id}")
+        if view.reserved and paid and not view.shipped_at:
+            effects.extend(say.get("in_progress", ()))
+            if all_reserved(view):
+                for location in sorted({f.location for f in view.reserved.values()}):
+                    if location not in view.picked:
+                        effects.append(f"{PICK} {location}")
+    if (view.reserved or view.short) and not past:
+        _stock(view, out, reserving, cancelled, verdict)
     if view.holds and not past:
         if ADDRESS_HOLD in view.holds:
             effects.extend(say.get("address_incomplete", ()))
@@ -130,11 +129,6 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
             effects.extend(say.get("delay", ()))
 
     # undoing
-    if view.reserved or view.short:
-        kept = set() if cancelled else {x.line for x in view.lines if wanted(view, x) > 0}
-        for line_id, answer in (*view.reserved.items(), *view.short.items()):
-            if line_id not in kept and answer.system == "stock":
-                effects.append(f"{RELEASE} {line_id}")
     if cancelled and not past:
         _undo(view, order, policy, out)
     for refund in view.refunds:
@@ -142,7 +136,7 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
             for message in say.get("refunded", ()):
                 effects.append(f"{message} {refund.object}")
     if policy.retire_after_ms and view.ended and decision is not None:
-        if not any(effect.open and effect.id not in view.answered for effect in order.ledger.values()):
+        if not any(effect.open and not answered(effect, view) for effect in order.ledger.values()):
             timers["retire"] = max(view.last_at, decision.at) + policy.retire_after_ms
     return out
 
@@ -180,6 +174,33 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool)
                     timers["feedback"] = view.delivered_at + policy.feedback_after_ms
                 else:
                     effects.extend(say.get("feedback", ()))
+
+
+def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:
+    """Reserved stock leaves with its parcel, or is given back once nothing asks for it any more."""
+    gone = [p for p in view.parcels.values() if p.shipped_at]
+    for line, reservation in view.reserved.items():
+        if reservation.system == "stock":
+            if gone and (view.all_shipped or line_left(line, gone)):
+                out.effects.append(f"{LEFT} {reservation.object}")
+            elif line not in reserving and (cancelled or verdict == APPROVE):
+                out.effects.append(f"{RELEASE} {reservation.object}")
+    for line, shortage in view.short.items():
+        if shortage.system == "stock" and line not in reserving and (cancelled or verdict == APPROVE):
+            out.effects.append(f"{RELEASE} {shortage.object}")
+
+
+def asking(view: View, line: str) -> str:
+    """The instance of the request for a line's stock: the line, and how often a reservation of it was given back."""
+    if not view.released:
+        return line
+    times = sum(answer.line == line for answer in view.released.values())
+    return f"{line}~{times}" if times else line
+
+
+def answered(effect: Effect, view: View) -> bool:
+    """Whether the lane that was asked has said what became of it."""
+    return effect.id in view.answered or (effect.action == "stock.release" and effect.instance in view.released)
 
 
 def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
@@ -283,20 +304,22 @@ def request(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         return "customers", customer_of(view), message(name, id, view, order, policy, now)
     if action == "stock.reserve":
         line = _line(view, instance)
+        assert line is not None
         location = line.location or policy.default_location
         priority = view.decision.priority / SHARE if view.decision is not None else 0.0
         asked = StockRequested(
             at=now,
             effect=id,
             order=order.id,
-            line=instance,
+            line=line.line,
             sku=line.sku,
             location=location,
             quantity=wanted(view, line),
             priority=priority,
         )
         return "stock", f"{line.sku}@{location}", asked
-    answer = view.reserved.get(instance) or view.short[instance]
+    answer = _answer(view, instance)
+    assert answer is not None
     key = f"{answer.sku}@{answer.location}"
     if action == "stock.ship":
         left = StockShipped(at=now, request=answer.object, sku=answer.sku, location=answer.location, quantity=answer.quantity)
@@ -306,7 +329,7 @@ def request(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         effect=id,
         request=answer.object,
         order=order.id,
-        line=instance,
+        line=answer.line,
         sku=answer.sku,
         location=answer.location,
         quantity=answer.quantity,
@@ -319,7 +342,9 @@ def requestable(name: str, view: View) -> bool:
     action, _, instance = parts(name)
     if view.placed is None:
         return action == "reference.link"
-    return action != "stock.reserve" or any(x.line == instance for x in view.lines)
+    if action == "stock.reserve":
+        return _line(view, instance) is not None
+    return action not in ("stock.release", "stock.ship") or _answer(view, instance) is not None
 
 
 def customer_of(view: View) -> str:
@@ -434,8 +459,14 @@ def _milestone_at(milestone: str, instance: str, view: View, order: Order) -> in
     return at or (view.placed.at if view.placed is not None else view.first_at)
 
 
-def _line(view: View, id: str) -> Line:
-    return next(x for x in view.lines if x.line == id)
+def _line(view: View, instance: str) -> Line | None:
+    lines = {x.line: x for x in view.lines}
+    return lines.get(instance) or lines.get(instance.rpartition("~")[0])
+
+
+def _answer(view: View, request: str) -> Any:
+    """The reservation or shortage in force that answers a request for stock; None if there is none any more."""
+    return next((f for f in (*view.reserved.values(), *view.short.values()) if f.object == request), None)
 
 
 def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:

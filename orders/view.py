@@ -428,7 +428,8 @@ def derive(order: Order) -> View:
         handler(v, fact, persons)
     placed = v.placed
     if placed is not None:
-        v.address_missing = missing_fields(v.said_of.address)
+        if "address" not in placed.not_applicable:
+            v.address_missing = missing_fields(v.said_of.address)
     if placed is not None or v.payments or v.refunds or v.statement is not None:
         _money(v)
     if v.disputes or v.disputes_closed:

@@ -48,6 +48,7 @@ class Turn(msgspec.Struct):
     touched: dict[str, Record | None] = {}  # effect -> the record that asked for it, if one did in this turn
     asked: dict[str, MessageRequested] = {}  # what was asked for in this turn, perhaps again: answered again
     entries: list[AnyEntry] = []
+    closed: list[str] = []  # "message.<channel>.<word>" of what ended in this turn
 
 
 class Work(msgspec.Struct):
@@ -126,6 +127,8 @@ class CustomersProcessor:
         work = Work(inputs, now, channels, Result(states={}, due={}))
         for key, turn in turns.items():
             self._turn(key, turn, work)
+            for name in turn.closed:
+                work.result.counts[name] = work.result.counts.get(name, 0) + 1
         return work.result
 
     def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
@@ -319,6 +322,7 @@ class CustomersProcessor:
         at = now if message.ended is None else max(now, message.ended.at + 1)
         self._enter(turn, Closed(key=key, at=at, effect=effect, word=word, channel=channel, reason=reason, rule=rule, modes=modes))
         self.counts[channel, message.template, word] += 1
+        turn.closed.append(f"message.{channel}.{word}")
         return 0
 
     def _park(

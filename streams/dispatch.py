@@ -47,13 +47,16 @@ class SendMeters(Protocol):
 class Dispatcher:
     """Implements `streams.processor.Channels` for processors and `streams.lane.Dispatch` for lanes."""
 
-    def __init__(self, senders: Mapping[str, Sender], clock: Clock, modes: Modes, meters: SendMeters | None = None, slots: int = SLOTS) -> None:
+    def __init__(
+        self, senders: Mapping[str, Sender], clock: Clock, modes: Modes, meters: SendMeters | None = None, slots: int = SLOTS
+    ) -> None:
         self.modes = modes
         self._senders, self._clock, self._meters, self._slots = senders, clock, meters, slots
         self._in_flight: dict[str, int] = dict.fromkeys(senders, 0)
         self._refused: dict[str, int] = {}
         self._pending: dict[str, list[tuple[Lane, Claim]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     # --- Channels
     @property
@@ -61,7 +64,7 @@ class Dispatcher:
         return self.modes.version
 
     def mode(self, channel: str) -> str:
-        if self.modes.stop or self.modes.recovering:
+        if self._closing or self.modes.stop or self.modes.recovering:
             return "stopped"
         return self.modes.channels.get(channel, self.modes.default)
 
@@ -92,7 +95,12 @@ class Dispatcher:
             self._in_flight[claim.channel] = max(0, self._in_flight.get(claim.channel, 0) - 1)
 
     async def close(self, timeout: float) -> None:
-        """Wait for calls under way, at most so long. What is still out then becomes unknown at its deadline."""
+        """No new calls; waits for those under way, at most so long. What is still out then becomes unknown at its deadline.
+
+        Lanes must go on meanwhile: what the calls brought is theirs to commit.
+        """
+        self._closing = True
+        await asyncio.sleep(0)  # what was submitted in this turn of the loop becomes a task
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
         for task in self._tasks:
@@ -110,11 +118,13 @@ class Dispatcher:
         if self._meters:
             self._meters.in_flight(channel, self._in_flight.get(channel, 0))
         try:
-            outcomes = await self._senders[channel].send(claims, self._clock.now())
-        except Exception as error:  # a sender that fails as a whole leaves nobody who knows what it did
+            if self.mode(channel) == "stopped":  # stopped between the claim and the log's word that it has it
+                outcomes = self._none_made(claims)
+            else:
+                outcomes = await self._senders[channel].send(claims, self._clock.now())
+        except Exception as error:  # noqa: BLE001 - a sender that fails as a whole leaves nobody who knows what it did
             log.error("sender failed", channel=channel, error=type(error).__name__, claims=len(claims))
-            now = self._clock.now()
-            outcomes = [Outcome(key=c.key, effect=c.effect, attempt=c.attempt, kind="unknown", at=now, reason="sender_failed") for c in claims]
+            outcomes = [_outcome(claim, "unknown", "sender_failed", self._clock.now()) for claim in claims]
         finally:
             self.give(claims)
         if self._meters:
@@ -125,3 +135,11 @@ class Dispatcher:
             by_lane.setdefault(lane, []).append(outcome)
         for lane, its in by_lane.items():
             lane.deliver(its)
+
+    def _none_made(self, claims: Sequence[Claim]) -> list[Outcome]:
+        """A look-up that was not made has found nothing out: only its being "retryable" would free the effect."""
+        return [_outcome(claim, "unknown" if claim.lookup else "retryable", "stopped", self._clock.now()) for claim in claims]
+
+
+def _outcome(claim: Claim, kind: str, reason: str, now: int) -> Outcome:
+    return Outcome(key=claim.key, effect=claim.effect, attempt=claim.attempt, kind=kind, at=now, reason=reason)

@@ -305,9 +305,9 @@ class Lane:
 
     # --- life
     async def acquire(self) -> None:
-        """Take the partition's token, publish what a predecessor left, and learn where to read on.
+        """Take the partition's token and learn where to read on; nothing leaves before `start`.
 
-        Raises StoreWentBack if the store is older than what the lane knew, StoreDown, LogDown never: a log that is down is waited for.
+        Raises StoreWentBack if the store is older than what the lane knew, StoreDown.
         """
         self.positioned = False
         before = self.held
@@ -317,21 +317,18 @@ class Lane:
         self.held = held
         self._published = 0
         self._publishing.clear()
-        for sequence, blob in held.outbox:
-            await self._publish(decode_outbox(blob))
-            self._published = max(self._published, sequence)
         self._head.load(held.due_head)
         self._drop_inbox()
         self._stopping = False
 
     def start(self, ended: Callable[[Lane, BaseException | None], None]) -> None:
-        """Turns begin; the driver may read at `position`. `ended` is told when they end, with the reason."""
+        """What a predecessor left is published, turns begin; the driver may read at `position`. `ended` is told when they end, and why."""
         self.positioned = True
         self._task = asyncio.create_task(self._run(), name=f"lane {self.id}")
         self._task.add_done_callback(lambda task: ended(self, None if task.cancelled() else task.exception()))
 
     async def quiesce(self, timeout: float) -> None:
-        """Finish the turn under way and its publishing, take no other; what waits in the inbox is read again later."""
+        """Finish the turn under way and its publishing, take in outcomes but nothing else; what waits in the inbox is read again later."""
         self._stopping = True
         self.positioned = False
         self._wake.set()
@@ -346,13 +343,18 @@ class Lane:
     async def _run(self) -> None:
         """Turns until quiesced. Raises LaneLost or StoreWentBack when the partition is no longer ours to write."""
         try:
-            while not self._stopping:
+            await self._publish_left()
+            while not self._stopping or self._outcomes:
                 inputs, span = self._take()
                 if inputs is None:
                     await self._sleep()
                     continue
                 self.turn_began = self._loop.time()
-                await self._turn(inputs, span)
+                try:
+                    await self._turn(inputs, span)
+                except BaseException:
+                    self._outcomes[:0] = inputs.outcomes  # should the lane come back: what was sent is known, not unknown
+                    raise
                 self.turn_began = None
                 if self._head.exhausted:
                     await self._load_head()
@@ -370,6 +372,8 @@ class Lane:
         span: tuple[int, int] | None = None
         held = self.held
         assert held is not None
+        if self._stopping:
+            self._drop_inbox()
         expected = held.offset
         limit = self.limits.chunk_records
         while self._inbox and (span is None or len(records) + len(self._inbox[0].records) <= limit):
@@ -391,7 +395,7 @@ class Lane:
             expected = ours.next
         outcomes, self._outcomes = self._outcomes, []
         now = self._clock.now()
-        due = self._head.take(now, self.limits.due_keys)
+        due = [] if self._stopping else self._head.take(now, self.limits.due_keys)
         if span is None and not outcomes and not due:
             return None, None
         return Inputs(topic=self.processor.topic, partition=self.id.partition, records=records, due=due, outcomes=outcomes), span
@@ -538,6 +542,12 @@ class Lane:
         await self._commit(msgspec.structs.replace(inputs, outcomes=()), None, Result(states={}, due=dict.fromkeys(keys, again)))
 
     # --- publishing
+    async def _publish_left(self) -> None:
+        assert self.held is not None
+        for sequence, blob in list(self.held.outbox):
+            await self._publish(decode_outbox(blob))
+            self._published = max(self._published, sequence)
+
     async def _publish_then_dispatch(self, outbox: Outbox, claims: Sequence[Claim]) -> None:
         try:
             await self._publish(outbox)

@@ -28,6 +28,7 @@ from orders.plan import (
     OUTSIDE,
     UNANSWERED,
     Wanted,
+    answered,
     blocked,
     body,
     channel_of,
@@ -293,6 +294,8 @@ class OrdersProcessor:
         conclude(v, order)
         wants = plan(v, order, policy)
         while wants.timers and self._fire(its, wants, now):
+            v = its.view
+            assert v is not None
             conclude(v, order)
             wants = plan(v, order, policy)
         self._offer(key, its, wants, now, channels, modes, result)
@@ -398,7 +401,7 @@ class OrdersProcessor:
         wanted = set(wants.effects)
         times = [due] if due else []
         for name, effect in list(order.ledger.items()):
-            if not effect.open or effect.id in v.answered:
+            if not effect.open or answered(effect, v):
                 continue
             last = effect.attempts[-1] if effect.attempts else None
             if name not in wanted and effect.action not in KEPT and (last is None or last.outcome == "retryable"):

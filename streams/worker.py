@@ -13,11 +13,11 @@ import msgspec
 import structlog
 
 from connectors.store import LaneId, LaneLost, Store, StoreDown, StoreWentBack
+from streams.clock import Clock
 from streams.dispatch import Dispatcher
 from streams.lane import Lane, Limits, Meters, where
 from streams.processor import Chunk, Processor, Scorer
-from streams.clock import Clock
-from streams.transport import TP, Log
+from streams.transport import TP, Log, LogDown
 
 log = structlog.get_logger("worker")
 QUIESCE_S = 5.0
@@ -30,7 +30,7 @@ class Stopped(msgspec.Struct, frozen=True):
     """A partition that is not worked on, and what to do about it."""
 
     tp: TP
-    reason: str  # "log_mismatch" | "store_went_back" | "failed"
+    reason: str  # "log_mismatch" | "store_went_back" | "rebuilding"
     detail: str
 
 
@@ -151,7 +151,7 @@ class Worker:
             try:
                 await lane.acquire()
                 await self._check(tp, lane)
-            except (LaneLost, StoreDown) as error:
+            except (LaneLost, StoreDown, LogDown) as error:
                 log.warning("lane not acquired, trying again", lane=str(lane.id), error=type(error).__name__)
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -171,14 +171,23 @@ class Worker:
         """Does the store's position fit this log, and does the journal end where the store does?"""
         held = lane.held
         assert held is not None
+        if held.mark:
+            self._stop(tp, "rebuilding", "its rebuild was cut short: `run.py recover` again")
+            return
         if held.offset is None:
-            self._stop(tp, "log_mismatch", "the store has no position for it: an emptied store is rebuilt by `run.py recover`, a new one begins with `run.py init`")
+            why = "the store has no position for it: `run.py recover` rebuilds an emptied store, `run.py init` begins a new one"
+            self._stop(tp, "log_mismatch", why)
+            return
+        its_log = (await self._log.topic_ids([tp.topic])).get(tp.topic)
+        if held.log != its_log:
+            why = f"the store's position is of the topic {held.log}, this log's is {its_log}: connect the right ones, or `run.py recover`"
+            self._stop(tp, "log_mismatch", why)
             return
         first, end = (await self._log.bounds(tp.topic)).get(tp.partition, (0, 0))
         if not first <= held.offset <= end:
             self._stop(tp, "log_mismatch", f"position {held.offset} lies outside the log ({first} to {end})")
             return
-        journaled = await journal_sequence(self._log, lane.id)
+        journaled = 0 if lane.processor.stateless else await journal_sequence(self._log, lane.id)
         if journaled > held.sequence:
             self._stop(tp, "store_went_back", f"the journal holds sequence {journaled}, the store only {held.sequence}: `run.py recover`")
 

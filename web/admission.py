@@ -43,7 +43,7 @@ def admit(body: bytes, now: int) -> AnyFact:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Refusal(400, "malformed", "the body is not JSON") from None
     try:
-        fact = decode_fact(body)
+        fact: AnyFact = decode_fact(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), _order_id(raw)) from None
     order_id = _order_id(raw)
@@ -78,14 +78,16 @@ def too_deep(body: bytes) -> bool:
 def unknown_field(raw: Any, value: Any, outer: bool = False) -> str:
     """Path of the first field in `raw` that the decoded `value` has no place for; "" when there is none."""
     if isinstance(value, msgspec.Struct):
+        known = value.__struct_fields__
         for name, inner in raw.items():
-            if name not in value.__struct_fields__:
+            if name not in known:
                 if outer and name == "type":
                     continue
                 return name if len(name) <= 64 and name.isprintable() else "?"
-            found = unknown_field(inner, getattr(value, name))
-            if found:
-                return f"{name}{found}" if found.startswith("[") else f"{name}.{found}"
+            if isinstance(inner, (dict, list)):
+                found = unknown_field(inner, getattr(value, name))
+                if found:
+                    return f"{name}{found}" if found.startswith("[") else f"{name}.{found}"
     elif isinstance(value, tuple):
         for place, (inner, item) in enumerate(zip(raw, value, strict=True)):
             found = unknown_field(inner, item)

@@ -15,7 +15,7 @@ SHIPPED = {"in_transit", "out_for_delivery", "delivered", "attempt_failed", "pic
 ACCEPTED = "sent"
 # What undoes is wanted where there is something to undo: it follows what providers and stock answered in this very run.
 COMPENSATIONS = {"carrier.void cancelled": "carrier.label packed", "team.notice cancelled_after_pick": "warehouse.pick in_progress"}
-OF_ANSWERS = (*COMPENSATIONS, "stock.release")
+OF_ANSWERS = (*COMPENSATIONS, "stock.release", "stock.reserve")  # a request repeated after a release names the release
 
 
 class Known:

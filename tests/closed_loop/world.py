@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from orders.effect import Claim, Outcome
-from orders.fact import AnyFact, Fact, MessageReported, StockReserved, encode_fact
+from orders.fact import AnyFact, Fact, MessageReported, StockReleased, StockReserved, encode_fact
 from orders.merge import join, merge
 from orders.plan import plan
 from orders.policy import Policy
@@ -167,7 +167,7 @@ class World:
 
     def ask_other_lane(self, topic: str, record: dict[str, Any]) -> None:
         kind = record["type"]
-        if kind not in ("StockRequested", "MessageRequested"):
+        if kind not in ("StockRequested", "StockReleaseRequested", "MessageRequested"):
             return
         at = record["at"] + 1_000
         if record["effect"] in self.answered:
@@ -181,6 +181,17 @@ class World:
                 order=record["order"],
                 system="stock",
                 object=record["effect"],
+                at=at,
+                line=record["line"],
+                sku=record["sku"],
+                location=record["location"],
+                quantity=record["quantity"],
+            )
+        elif kind == "StockReleaseRequested":
+            answer = StockReleased(
+                order=record["order"],
+                system="stock",
+                object=record["request"],
                 at=at,
                 line=record["line"],
                 sku=record["sku"],

@@ -18,6 +18,7 @@ class Toy:
 
     name = "toy"
     topic = "facts"
+    stateless = False
     encode = staticmethod(msgspec.msgpack.Encoder().encode)
     decode = staticmethod(msgspec.msgpack.decode)
 
@@ -74,14 +75,14 @@ class Toy:
                     due[key] = channels.retry_at("email", now)
         return Result(states=new, due=due, outbox=out, journal=journal, claims=claims)
 
-    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> tuple[dict[str, Any], list[Parked]]:
+    def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
         asked = self.ask(states, inputs, now)
         new: dict[str, Any] = asked.work[0]
         for blob in inputs.adopted:
             entry = json.loads(blob)
             its = new.setdefault(entry["key"], json.loads(json.dumps(states[entry["key"]])))
             its["sends"][entry["effect"]]["state"] = "unknown"
-        return new, asked.parked
+        return Result(states=new, due={}, parked=asked.parked)
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return {json.loads(blob)["key"] for blob in adopted}
