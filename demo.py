@@ -13,7 +13,8 @@ import os
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,48 +147,56 @@ async def installation(folder: Path, port: int, options: Options, environ: Mappi
     environment = {**environ, "ORDERFLOW_STAND_IN": PASSWORD, "ORDERFLOW_SIGNING": SIGNING}
     misbehave = "--faults" if options.faults else "--no-faults"
     with (folder / "roles.log").open("ab") as roles_log:
-        stand_ins = ("--folder", str(folder), "--seed", str(options.seed), misbehave)
-        processes = [await wire.role("stand-ins", None, environment, *stand_ins, stderr=roles_log)]
+        stand_ins = await wire.role(
+            "stand-ins", None, environment, "--folder", str(folder), "--seed", str(options.seed), misbehave, stderr=roles_log
+        )
         try:
-            await _until(ports_file.exists, "the stand-ins", processes, folder)
+            await _until(ports_file.exists, "the stand-ins", lambda: stand_ins.returncode is not None, folder)
             config = configuration(folder, port, json.loads(ports_file.read_text()))
             settings = settings_module.load(config)
             async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
                 await wire.lay_out(settings, store, log)
                 (folder / "received.jsonl").touch()
-                processes += [await wire.role(name, config, environment, stderr=roles_log) for name in ("worker", "gateway")]
+                running: dict[str, asyncio.subprocess.Process] = {}
+                kept = [asyncio.create_task(wire.keep(name, config, environment, running, roles_log)) for name in ("worker", "gateway")]
                 try:
-                    stats = folder / "stats.json"
-                    await _until(lambda: stats.exists() and json.loads(stats.read_text())["ready"], "the worker", processes, folder)
-                    await _answers(port, processes, folder)
+                    given_up = partial(_any_done, kept)
+                    await _until(partial(_ready, folder / "stats.json"), "the worker", given_up, folder)
+                    async with httpx.AsyncClient(trust_env=False) as client:
+                        await _until(partial(_healthy, client, port), "the gateway", given_up, folder)
                     yield settings, store, log
                 finally:
-                    await wire.end_roles(processes[1:])
+                    for task in kept:
+                        task.cancel()
+                    await wire.end_roles(list(running.values()))
         finally:
-            await wire.end_roles(processes)
+            await wire.end_roles([stand_ins])
 
 
-async def _until(true: Any, what: str, processes: list[asyncio.subprocess.Process], folder: Path) -> None:
+async def _until(true: Callable[[], bool | Awaitable[bool]], what: str, given_up: Callable[[], bool], folder: Path) -> None:
     for _ in range(int(READY_S / 0.05)):
-        if true():
+        found = true()
+        if found if isinstance(found, bool) else await found:
             return
-        if any(process.returncode is not None for process in processes):
+        if given_up():
             break
         await asyncio.sleep(0.05)
     tail = (folder / "roles.log").read_text(errors="replace").strip().splitlines()[-5:]
     raise wire.Failed(f"{what} did not come up; the last it said:\n" + "\n".join(tail))
 
 
-async def _answers(port: int, processes: list[asyncio.subprocess.Process], folder: Path) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        for _ in range(int(READY_S / 0.05)):
-            with contextlib.suppress(httpx.TransportError):
-                if (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200:
-                    return
-            if any(process.returncode is not None for process in processes):
-                break
-            await asyncio.sleep(0.05)
-    await _until(lambda: False, "the gateway", processes, folder)
+def _any_done(tasks: list[asyncio.Task[int]]) -> bool:
+    return any(task.done() for task in tasks)
+
+
+def _ready(stats: Path) -> bool:
+    return stats.exists() and bool(json.loads(stats.read_text())["ready"])
+
+
+async def _healthy(client: httpx.AsyncClient, port: int) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+    return False
 
 
 class Picture(msgspec.Struct):

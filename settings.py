@@ -82,6 +82,12 @@ class WebhookChannel(Section, frozen=True):
     rate: Annotated[float, Meta(description="most calls per second", gt=0)] = 100.0
 
 
+class StockChannel(Section, frozen=True):
+    """`live` reserves in stock lanes of our own, from the levels that warehouses report; in `observe` only a warehouse's word counts."""
+
+    mode: Annotated[str, Meta(description="observe or live", pattern="^(observe|live)$")] = "observe"
+
+
 class Channels(Section, frozen=True):
     """Everything starts in `observe`: decided and recorded, nothing leaves. `run.py go-live CHANNEL` changes that."""
 
@@ -89,6 +95,15 @@ class Channels(Section, frozen=True):
     sms: SmsChannel = SmsChannel()
     push: PushChannel = PushChannel()
     webhook: WebhookChannel = WebhookChannel()
+    stock: StockChannel = StockChannel()
+
+
+class Kafka(Section, frozen=True):
+    """How a worker is a member of its consumer group; nothing of it matters on the embedded log."""
+
+    session_timeout_s: Annotated[
+        float, Meta(description="a worker silent for so long has lost its partitions; the brokers' group.min.session.timeout.ms is below", ge=1, le=15)
+    ] = 10.0
 
 
 class Source(Section, frozen=True):
@@ -137,7 +152,8 @@ class Settings(Section, frozen=True):
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
     insecure: Annotated[bool, Meta(description="accept Kafka or Redis elsewhere without TLS; shown by /readyz")] = False
     signing: Annotated[Ref | None, Meta(description="key that signs the way back in messages; empty: one made at init, in the data folder")] = None
-    replicated: Annotated[bool, Meta(description="insist on replication factor >= 3 and min.insync >= 2")] = True
+    replicated: Annotated[bool, Meta(description="Kafka topics of ours have 3 replicas, 2 of which acknowledge; false: take what there is, and let /readyz say so")] = True
+    kafka: Kafka = Kafka()
     layout: Layout = Layout()
     brand: Brand = Brand()
     channels: Channels = Channels()

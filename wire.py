@@ -11,14 +11,13 @@ import contextlib
 import gc
 import json
 import logging
-import math
 import os
 import secrets
 import signal
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,19 +25,19 @@ import msgspec
 import structlog
 
 from connectors.base import Secret
-from connectors.store import LaneId, Store, StoreDown, StoreRefused
+from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, url
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
+from meter import Meter, write_stats
 from metrics import Metrics
-from orders.effect import Claim, Outcome
 from orders.fact import FactUnparked, encode_fact
 from orders.policy import Policy
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import WallClock
 from streams.dispatch import Dispatcher, Modes
-from streams.lane import Lane, decode_parked
-from streams.processor import Inputs, Parked, Processor, Result, Scores
+from streams.lane import decode_parked
+from streams.processor import Parked, Processor
 from streams.transport import Log
 from streams.worker import Worker
 
@@ -54,7 +53,13 @@ KEYED_TOPICS = ("facts", "references", "stock", "customers")
 TOPICS = ("deliveries", *KEYED_TOPICS, "journal")
 PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
 CHANNELS = ("email", "sms", "push", "webhook")
+MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
+REPLICAS, IN_SYNC = 3, 2
 DRAIN_S = 25.0  # of the 30 s that a stop may take
+MEASURED = 64  # records of a turn whose latency is measured, each standing for its neighbours; smaller turns: every one
+RESTARTS = 5  # of a role that fails in a row
+STEADY_S = 60.0  # one that ran for so long begins to count anew
+WRONG_USAGE = 2  # exit code of a role that another start cannot help
 
 
 def set_up_logging() -> None:
@@ -119,7 +124,7 @@ async def read_modes(store: Store, settings: Settings) -> Modes:
     """The modes in the store; before the first change those of the configuration."""
     version, body = await store.document()
     if not body:
-        return Modes(channels={name: getattr(settings.channels, name).mode for name in CHANNELS})
+        return Modes(channels={name: getattr(settings.channels, name).mode for name in MODED})
     return msgspec.structs.replace(decode_modes(body), version=version)
 
 
@@ -142,7 +147,31 @@ def log_of(settings: Settings) -> Log:
 
     if not settings.insecure and not all(_loopback(server) for server in settings.log.removeprefix("kafka://").split(",")):
         raise SettingsError("log: this Kafka is not on this machine: set up TLS at a local proxy, or set `insecure: true`")
-    return KafkaLog(settings.log.removeprefix("kafka://"))
+    servers = settings.log.removeprefix("kafka://")
+    if settings.replicated:
+        return KafkaLog(servers, replication=REPLICAS, topic_config={"min.insync.replicas": str(IN_SYNC)})
+    return KafkaLog(servers)
+
+
+async def check_layout(settings: Settings, log_: Log) -> list[str]:
+    """What of the log may lose what it acknowledged, in words. Raises Failed when its topics are not those of `init`."""
+    ids = await log_.topic_ids(TOPICS)
+    missing = [topic for topic in TOPICS if topic not in ids]
+    if missing:
+        raise Failed(f"the log has no topics {', '.join(missing)}: `run.py init` makes them")
+    counts = {topic: len(await log_.bounds(topic)) for topic in TOPICS}
+    wrong = [f"{topic} has {count}" for topic, count in counts.items() if count != settings.layout.partitions]
+    if wrong:
+        raise Failed(f"layout.partitions is {settings.layout.partitions}, but {', '.join(wrong)}: the layout is fixed at init, correct the configuration")
+    if settings.log == "embedded":
+        return []
+    from streams.kafka import KafkaLog
+
+    assert isinstance(log_, KafkaLog)
+    replicas, in_sync = await log_.replication(TOPICS)
+    if replicas >= REPLICAS and in_sync >= IN_SYNC:
+        return []
+    return [f"Kafka keeps {replicas} replicas and asks {in_sync} to acknowledge: what was accepted needs {REPLICAS} and {IN_SYNC} to outlive a broker"]
 
 
 def log_url(settings: Settings) -> str:
@@ -197,104 +226,6 @@ def data_folder(settings: Settings) -> Path:
 
 class Failed(Exception):
     """What a command could not do, and what to do next; shown without a trace."""
-
-
-# --- what a worker measures
-class Latencies:
-    """Times on a logarithmic scale, 2 % wide: percentiles without keeping every value."""
-
-    STEP = 1.02
-
-    def __init__(self) -> None:
-        self.bins: dict[int, int] = {}
-        self.count = 0
-
-    def add(self, seconds: float, times: int = 1) -> None:
-        place = int(math.log(max(seconds, 1e-4)) / math.log(self.STEP))
-        self.bins[place] = self.bins.get(place, 0) + times
-        self.count += times
-
-    def quantile(self, q: float) -> float:
-        """Seconds; 0.0 before the first value."""
-        wanted, seen = q * self.count, 0
-        for place in sorted(self.bins):
-            seen += self.bins[place]
-            if seen >= wanted:
-                return float(self.STEP ** (place + 0.5))
-        return 0.0
-
-
-class Meter:
-    """Turns of lanes and answers of senders into metrics; what the demo and the benches read is written to `stats.json`."""
-
-    def __init__(self, metrics: Metrics, clock: WallClock) -> None:
-        self.metrics, self.clock = metrics, clock
-        self.latencies = Latencies()
-        self.commit_seconds: dict[str, float] = {}
-        self._counted: Counter[tuple[str, str, str]] = Counter()
-
-    def turn(self, lane: Lane, inputs: Inputs, scores: Scores | None, result: Result, commit_s: float) -> None:
-        name, m = lane.id.processor, self.metrics
-        m.lane_commits(name).inc()
-        m.lane_commit_duration(name).observe(commit_s)
-        self.commit_seconds[name] = self.commit_seconds.get(name, 0.0) + commit_s
-        if inputs.records:
-            m.lane_chunk(name).observe(len(inputs.records))
-        for row in result.parked:
-            m.parked_records(row.reason).inc()
-        if scores is not None:
-            m.model_batch_size.observe(len(scores.fraud))
-        if name == "orders" and inputs.records:
-            now = self.clock.now()
-            first, last = inputs.records[0].timestamp, inputs.records[-1].timestamp
-            # a chunk's records were appended one after another: its ends stand for what lies between
-            for at in (first, last):
-                self.latencies.add((now - at) / 1000, len(inputs.records) // 2 or 1)
-                m.event_to_status("standard").observe(max(0.0, (now - at) / 1000))
-
-    def lost(self, lane: Lane, why: str) -> None:
-        self.metrics.lane_losses(lane.id.processor, why).inc()
-
-    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None:
-        for claim, outcome in zip(claims, outcomes, strict=True):
-            self.metrics.connector_requests(claim.channel, outcome.kind).inc()
-
-    def in_flight(self, channel: str, count: int) -> None:
-        self.metrics.sender_queue(channel).set(count)
-
-    def look(self, worker: Worker, dispatcher: Dispatcher) -> None:
-        """Once a second: what is a state and not an event."""
-        m = self.metrics
-        for name in set(PROCESSOR_OF.values()):
-            lanes = [lane for lane in worker.lanes.values() if lane.id.processor == name]
-            m.partitions(name, "positioned").set(sum(lane.positioned for lane in lanes))
-            m.partitions(name, "unpositioned").set(sum(not lane.positioned for lane in lanes))
-        for stopped in worker.stopped.values():
-            m.partitions(PROCESSOR_OF.get(stopped.tp.topic, "intake"), "mismatch").set(1)
-        for channel in CHANNELS:
-            mode = dispatcher.mode(channel)
-            for each in ("observe", "sandbox", "live", "stopped"):
-                m.channel_mode(channel, each).set(mode == each)
-            m.sends_stopped(channel).set(mode == "stopped")
-        self._count(worker)
-
-    def _count(self, worker: Worker) -> None:
-        """Processors count what they decide; the difference to the last look goes to the metrics."""
-        found: Counter[tuple[str, str, str]] = Counter()
-        for lane in worker.lanes.values():
-            counts = getattr(lane.processor, "counts", None)
-            if lane.id.processor == "customers" and counts:
-                found.update(counts)
-        for key, count in (found - self._counted).items():
-            self.metrics.notifications(*key).inc(count)
-        self._counted |= found
-
-    def stats(self) -> dict[str, Any]:
-        q = self.latencies.quantile
-        return {
-            "latency_ms": {name: round(q(share) * 1000, 1) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
-            "commit_seconds": {name: round(seconds, 3) for name, seconds in self.commit_seconds.items()},
-        }
 
 
 # --- roles
@@ -435,9 +366,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
 
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(settings))
-        log_ = log_of(settings)
-        await log_.start()
-        stack.push_async_callback(log_.close)
+        log_ = await stack.enter_async_context(opened(log_of(settings)))
+        weak = await check_layout(settings, log_)
         weights, deadline_s = weights_folder(settings), settings.model.deadline_ms / 1000
         scorer: ScorerPool | LocalScorer
         if ray is not None:
@@ -469,12 +399,17 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         )
         address = log_url(settings)
         topics = (*PIPELINE, *(source.topic for source in settings.sources))
-        apps.append(make_app(settings.group, address, w, w.offer, topics=topics, folder=folder))
+        session = settings.kafka.session_timeout_s
+        apps.append(make_app(settings.group, address, w, w.offer, topics=topics, folder=folder, session_timeout_s=session))
         archiver: Archiver | None = None
         if settings.archive:
             archiver = Archiver(Archive(folder / "archive"), log_, crash)
-            apps.append(make_app(f"{settings.group}-archive", address, archiver, archiver.offer, topics=(*TOPICS,), folder=folder))
-        health = Health(metrics, lambda: not_ready(w), lambda: degraded(settings, scorer.health()))
+            apps.append(make_app(f"{settings.group}-archive", address, archiver, archiver.offer, topics=TOPICS, folder=folder, session_timeout_s=session))
+        health = Health(
+            metrics,
+            lambda: [*not_ready(w), *(weak if settings.replicated else ())],
+            lambda: [*degraded(settings, scorer.health()), *(() if settings.replicated else weak)],
+        )
         server = HealthServer(health, settings.http.worker_port, settings.http.host)
         server.start()
         stack.callback(server.close)
@@ -484,7 +419,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         background = [
             watchdog.start(),
             asyncio.create_task(keep_modes(store, settings, dispatcher, w)),
-            asyncio.create_task(keep_stats(meter, w, dispatcher, folder)),
+            asyncio.create_task(keep_stats(meter, w, dispatcher, store, folder)),
         ]
         for app in apps:
             await app.start()
@@ -497,8 +432,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         watchdog.close()
         try:
             async with asyncio.timeout(DRAIN_S):
+                await dispatcher.close(DRAIN_S / 2)  # first: the lanes commit what the last calls brought
                 await w.close()
-                await dispatcher.close(DRAIN_S / 2)
                 for app in apps:
                     await app.stop()
                 if archiver is not None:
@@ -507,7 +442,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
             log.warning("drain took too long; what is under way is read again")
         for task in background:
             task.cancel()
-        write_stats(meter, w, dispatcher, folder)
+        write_stats(folder, {**meter.stats(), "ready": False})
     if ray is not None:
         await asyncio.to_thread(ray.stop)
     if crashed:
@@ -548,17 +483,14 @@ async def keep_modes(store: Store, settings: Settings, dispatcher: Dispatcher, w
         await asyncio.sleep(1.0)
 
 
-async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, folder: Path) -> None:
-    while True:
+async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Store, folder: Path) -> None:
+    for turn in count():
         meter.look(w, dispatcher)
-        write_stats(meter, w, dispatcher, folder)
+        write_stats(folder, {**meter.stats(), "ready": w.is_ready()})
+        if turn % 5 == 0:
+            with contextlib.suppress(StoreDown, StoreRefused):
+                await meter.ask(store, w)
         await asyncio.sleep(1.0)
-
-
-def write_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, folder: Path) -> None:
-    new = folder / "stats.json.new"
-    new.write_text(json.dumps({**meter.stats(), "ready": w.is_ready(), "waiting": sum(lane.waiting for lane in w.lanes.values())}))
-    new.replace(folder / "stats.json")
 
 
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
@@ -570,10 +502,9 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     clock, metrics = WallClock(), Metrics()
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(settings, start=False))
-        log_ = log_of(settings)
-        await log_.start()
-        stack.push_async_callback(log_.close)
-        health = Health(metrics)
+        log_ = await stack.enter_async_context(opened(log_of(settings)))
+        weak = await check_layout(settings, log_)
+        health = Health(metrics, lambda: weak if settings.replicated else (), lambda: () if settings.replicated else weak)
         health.start()
         stack.push_async_callback(health.close)
         token = resolve(settings.http.token, environment, "http.token")
@@ -597,14 +528,42 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
 
 
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
-    """Gateway and worker as processes of their own; ends when one of them does, or at SIGTERM."""
+    """Gateway and worker as processes of their own, started again when they fail; until SIGTERM, or until one is given up."""
     async with store_of(settings):
-        pair = [await role(name, config, environment) for name in ("worker", "gateway")]
+        running: dict[str, asyncio.subprocess.Process] = {}
+        kept = [asyncio.create_task(keep(name, config, environment, running)) for name in ("worker", "gateway")]
         stopping = asyncio.ensure_future(stop_signal())
-        exits = [asyncio.ensure_future(process.wait()) for process in pair]
-        await asyncio.wait([stopping, *exits], return_when=asyncio.FIRST_COMPLETED)
-        await end_roles(pair)
-        return 0 if stopping.done() else next((p.returncode or 0 for p in pair if p.returncode), 1)
+        await asyncio.wait([stopping, *kept], return_when=asyncio.FIRST_COMPLETED)
+        codes = [task.result() for task in kept if task.done()]
+        for task in kept:
+            task.cancel()
+        await end_roles(list(running.values()))
+        return 0 if stopping.done() else next((code for code in codes if code), 1)
+
+
+async def keep(
+    name: str,
+    config: Path | None,
+    environment: Mapping[str, str],
+    running: MutableMapping[str, asyncio.subprocess.Process],
+    stderr: IO[bytes] | None = None,
+) -> int:
+    """Runs a role and starts it again, after a growing pause, when it fails. Returns its code when it ended well or is given up.
+
+    `running` shows the process of now, for whoever ends it; cancel this first.
+    """
+    loop = asyncio.get_running_loop()
+    failures = 0
+    while True:
+        began = loop.time()
+        running[name] = await role(name, config, environment, stderr=stderr)
+        code = await running[name].wait()
+        failures = 1 if loop.time() - began > STEADY_S else failures + 1
+        if code in (0, WRONG_USAGE) or failures > RESTARTS:
+            return code
+        wait_s = min(0.5 * 2 ** (failures - 1), 30.0)
+        log.error("role failed, starting it again", role=name, code=code, failures=failures, wait_s=wait_s)
+        await asyncio.sleep(wait_s)
 
 
 async def role(
@@ -737,7 +696,10 @@ async def parked_settle(settings: Settings, record: str, by: str, body: bytes | 
             await log_.append(row.topic, [(row.key, body if body is not None else row.value)])
         order = row.key.decode(errors="replace") if row.topic == "facts" and row.key else ""
         if order:
-            fact = FactUnparked(order=order, system="staff", object=record, at=WallClock().now(), by=by)
+            from streams.orders import mark_id
+
+            mark = mark_id(row.key or b"", row.value)
+            fact = FactUnparked(order=order, system="staff", object=mark, at=WallClock().now(), by=by, record=record)
             await log_.append("facts", [(row.key, encode_fact(fact))])
         await store.unpark(_find_lane(settings, record), record)
 
@@ -753,36 +715,73 @@ async def set_modes(settings: Settings, channel: str | None, mode: str, stop: st
 
 
 async def recover(settings: Settings, environment: Mapping[str, str], open_: bool) -> dict[str, Any]:
-    """Rebuilds every lane that is behind its journal, has no position, or stopped half-way; with `open_` allows sending again."""
-    from connectors.archive import Archive
-    from streams.recovery import rebuild
-    from streams.worker import journal_sequence
+    """Rebuilds every lane that does not fit the log: emptied, behind its journal, of another log, or stopped half-way.
 
-    async with store_of(settings) as store, opened(log_of(settings)) as log_:
-        every = lanes(settings)
+    With `open_` allows sending again. Raises Failed while a worker reads the embedded log.
+    """
+    from connectors.archive import Archive
+    from connectors.registry import ABILITIES
+    from streams.recovery import rebuild
+
+    async with store_of(settings) as store, opened(log_of(settings)) as log_, alone(settings):
+        made = {topic: make() for topic, make in processors(settings, environment, ABILITIES).items()}
+        every = {
+            LaneId(processor.name, settings.layout.id, partition): processor
+            for topic, processor in made.items()
+            for partition in sorted(await log_.bounds(topic))
+        }
+        ids = await log_.topic_ids(list(made))
         if open_:
-            half = [str(s.lane) for s in await store.standing(every) if s.offset is None or s.mark]
+            half = [str(s.lane) for s in await store.standing(list(every)) if await misfit(s, every[s.lane], ids, log_)]
             if half:
                 raise Failed(f"these lanes are not rebuilt yet: {', '.join(half)}; `run.py recover` first")
             await store.set_sends(every, sends=True)
             return {"open": True, "lanes": len(every)}
         archive = Archive(settings.folder / "archive") if settings.archive else None
-        made = processors(settings, environment, {})
         rebuilt = []
-        for topic, processor in PROCESSOR_OF.items():
-            for standing in await store.standing(lanes(settings, [processor])):
-                back = await journal_sequence(log_, standing.lane) > standing.sequence
-                if standing.offset is None or standing.mark or back:
-                    rebuilt.append(
-                        await rebuild(standing.lane, made[topic](), store=store, log=log_, archive=archive, clock=WallClock())
-                    )
+        for standing in await store.standing(list(every)):
+            processor = every[standing.lane]
+            if await misfit(standing, processor, ids, log_):
+                rebuilt.append(await rebuild(standing.lane, processor, store=store, log=log_, archive=archive, clock=WallClock()))
         return {
             "lanes": len(rebuilt),
             "records": sum(r.records for r in rebuilt),
             "entries": sum(r.entries for r in rebuilt),
             "states": sum(r.states for r in rebuilt),
+            "parked": sum(r.parked for r in rebuilt),
             "next": "look at the pages and `run.py parked list`, then `run.py recover --open`" if rebuilt else "nothing to rebuild",
         }
+
+
+async def misfit(standing: Standing, processor: Processor, ids: Mapping[str, str], log_: Log) -> bool:
+    """Whether a worker would refuse to go on from here."""
+    from streams.worker import journal_sequence
+
+    if standing.offset is None or standing.mark or standing.log != ids[processor.topic]:
+        return True
+    first, end = (await log_.bounds(processor.topic))[standing.lane.partition]
+    if not first <= standing.offset <= end:
+        return True
+    return not processor.stateless and await journal_sequence(log_, standing.lane) > standing.sequence
+
+
+@contextlib.asynccontextmanager
+async def alone(settings: Settings) -> AsyncIterator[None]:
+    """No worker reads the embedded log meanwhile; on Kafka the tokens of the lanes keep a worker from writing."""
+    if settings.log != "embedded":
+        yield
+        return
+    from streams.sqlite_log import LogTaken, WorkerLock
+
+    lock = WorkerLock(settings.folder / "log")
+    try:
+        lock.take()
+    except LogTaken as error:
+        raise Failed(f"stop the worker first: {error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 async def would_have_sent(settings: Settings, channel: str) -> list[str]:

@@ -398,6 +398,10 @@ class Store:
             outbox=outbox,
         )
 
+    async def used_bytes(self) -> int:
+        """Memory of the server."""
+        return int((await self._call("INFO", "memory"))["used_memory"])
+
     async def counters(self, lanes: Sequence[LaneId]) -> dict[str, int]:
         """The sum of these lanes' counters."""
         totals: dict[str, int] = {}

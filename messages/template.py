@@ -135,8 +135,8 @@ WORDING: dict[tuple[str, str], Wording] = {
         subject="An update on your order #{{ order_number }}",
         heading="We are waiting for stock",
         body=(
-            "Hi {{ customer_name }}, thank you for your patience! Your {{ product_name }} from order #{{ order_number }}"
-            " is out of stock at the moment. It has a place in the queue, and we'll send another update as soon as it is here."
+            "Hi {{ customer_name }}, thank you for your patience! We are waiting for new stock of your {{ product_name }}"
+            " from order #{{ order_number }}, and we'll send another update as soon as it is here."
             " You can track your order status here: {{ tracking_page }}."
         ),
         needs=("customer_name", "order_number", "product_name", "tracking_page"),

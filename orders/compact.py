@@ -57,13 +57,6 @@ def whole_person(x: Person) -> Person:
     return Person(name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address)
 
 
-def whole_person(x: Person) -> Person:
-    """As it was said, from its compact form: what leaves a state is keyed, not an array."""
-    a = x.address
-    address = Address(lines=a.lines, city=a.city, region=a.region, postcode=a.postcode, country=a.country)
-    return Person(name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address)
-
-
 NUMBERS: dict[type[Fact], int] = {
     facts.OrderPlaced: 1,
     facts.AddressCorrected: 2,

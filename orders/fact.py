@@ -179,7 +179,6 @@ class StockReleased(Fact, frozen=True, tag=True):
     sku: str
     location: str
     quantity: int  # all that was given back of it so far; 0: it had been shipped
-    release: str = ""  # the release's own effect ID
 
 
 class ItemsPicked(Fact, frozen=True, tag=True):

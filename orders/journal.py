@@ -78,6 +78,14 @@ class Ended(Entry, frozen=True, tag=True):
     reason: str = ""
 
 
+class Answered(Entry, frozen=True, tag=True):
+    """The fact that answered this effect goes with the order's retirement; the effect stays closed."""
+
+    id: str
+    effect: str  # name
+    turns: int = 0
+
+
 class TimerFired(Entry, frozen=True, tag=True):
     timer: str
 
@@ -89,7 +97,7 @@ class Retired(Entry, frozen=True, tag=True):
     covered: tuple[bytes, ...]
 
 
-AnyEntry: TypeAlias = Decided | Closed | Offered | Withdrawn | Claimed | Ended | TimerFired | Retired
+AnyEntry: TypeAlias = Decided | Closed | Offered | Withdrawn | Claimed | Ended | Answered | TimerFired | Retired
 
 
 class JournalRecord(msgspec.Struct, frozen=True, gc=False):
@@ -127,7 +135,7 @@ def take_in(order: Order, entry: AnyEntry) -> None:
         shrink(order)
 
 
-def _piece(entry: Offered | Withdrawn | Claimed | Ended) -> tuple[str, Effect]:
+def _piece(entry: Offered | Withdrawn | Answered | Claimed | Ended) -> tuple[str, Effect]:
     """What one entry alone says of its effect; what it does not say stays empty and joins with the rest."""
     if isinstance(entry, Offered):
         return effect_name(entry.action, entry.milestone, entry.instance), Effect(
@@ -141,14 +149,14 @@ def _piece(entry: Offered | Withdrawn | Claimed | Ended) -> tuple[str, Effect]:
         )
     action, milestone, *rest = entry.effect.split(" ", 2)
     instance = rest[0] if rest else ""
-    if isinstance(entry, Withdrawn):
+    if isinstance(entry, Withdrawn | Answered):
         return entry.effect, Effect(
             id=entry.id,
             action=action,
             milestone=milestone,
             instance=instance,
             offered_at=0,
-            closed="withdrawn",
+            closed="withdrawn" if isinstance(entry, Withdrawn) else "answered",
             closed_at=entry.at,
             turns=entry.turns,
         )

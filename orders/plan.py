@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from orders.decision import APPROVE, DECLINE, SHARE
+from orders.decision import APPROVE, DECLINE, REVIEW, SHARE
 from orders.effect import Effect, effect_id
 from orders.fact import Line, Tracking
 from orders.policy import Policy
@@ -33,7 +33,7 @@ RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
 REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
 PAYMENT_LINK, TRACKING_LINK = "reference.link payment", "reference.link tracking"
-NOTICE = "team.notice "
+RETIRE = "retire"
 TEAMS = {  # what a notice is about -> who is told
     "stock_risk": "inventory",
     "payment_problem": "finance",
@@ -137,7 +137,7 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
                 effects.append(f"{message} {refund.object}")
     if policy.retire_after_ms and view.ended and decision is not None:
         if not any(effect.open and not answered(effect, view) for effect in order.ledger.values()):
-            timers["retire"] = max(view.last_at, decision.at) + policy.retire_after_ms
+            timers[RETIRE] = max(view.last_at, decision.at) + policy.retire_after_ms
     return out
 
 
@@ -177,16 +177,16 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool)
 
 
 def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:
-    """Reserved stock leaves with its parcel, or is given back once nothing asks for it any more."""
+    """Reserved stock leaves with its parcel, or is given back once nothing asks for it; a decline that settles keeps it."""
     gone = [p for p in view.parcels.values() if p.shipped_at]
     for line, reservation in view.reserved.items():
         if reservation.system == "stock":
             if gone and (view.all_shipped or line_left(line, gone)):
                 out.effects.append(f"{LEFT} {reservation.object}")
-            elif line not in reserving and (cancelled or verdict == APPROVE):
+            elif line not in reserving and (cancelled or verdict in (APPROVE, REVIEW)):
                 out.effects.append(f"{RELEASE} {reservation.object}")
     for line, shortage in view.short.items():
-        if shortage.system == "stock" and line not in reserving and (cancelled or verdict == APPROVE):
+        if shortage.system == "stock" and line not in reserving and (cancelled or verdict in (APPROVE, REVIEW)):
             out.effects.append(f"{RELEASE} {shortage.object}")
 
 
@@ -194,7 +194,7 @@ def asking(view: View, line: str) -> str:
     """The instance of the request for a line's stock: the line, and how often a reservation of it was given back."""
     if not view.released:
         return line
-    times = sum(answer.line == line for answer in view.released.values())
+    times = sum(answer.line == line and answer.quantity > 0 for answer in view.released.values())
     return f"{line}~{times}" if times else line
 
 

@@ -43,7 +43,7 @@ class Remnant(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Order:
     """Treat as immutable: whoever changes one works on a `fork` that nobody else has seen."""
 
-    __slots__ = ("id", "facts", "persons", "decision", "closed", "ledger", "fired", "remnant", "retracts", "learned", "seen")
+    __slots__ = ("closed", "decision", "facts", "fired", "id", "learned", "ledger", "persons", "remnant", "retracts", "seen")
 
     def __init__(self, id: str) -> None:
         self.id = id

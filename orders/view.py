@@ -106,7 +106,7 @@ class View(msgspec.Struct, gc=False):
     shortages: Sequence[Any] = ()  # StockShort
     reserved: Mapping[str, Any] = EMPTY  # line -> StockReserved in force
     short: Mapping[str, Any] = EMPTY  # line -> StockShort in force
-    released: Mapping[str, Any] = EMPTY  # request -> StockReleased
+    released: Mapping[str, Any] = EMPTY  # request -> StockReleased; of quantity 0: too late, it had left
     picked: Mapping[str, int] = EMPTY  # location -> when
     pick_short: Mapping[str, int] = EMPTY  # line -> quantity the picker did not find
 
@@ -554,11 +554,11 @@ def _money(v: View) -> None:
 
 
 def _stock(v: View) -> None:
-    released = v.released
+    given_back = {request for request, f in v.released.items() if f.quantity} if v.released else NONE
     answered: dict[str, str] = {}
     reserved: dict[str, Any] = {}
     for f in v.reservations:
-        if f.object in released:
+        if f.object in given_back:
             answered[f.object] = "released"
         else:
             answered[f.object] = "reserved"
@@ -567,7 +567,7 @@ def _stock(v: View) -> None:
     if v.shortages:
         short: dict[str, Any] = {}
         for f in v.shortages:
-            if f.object in released:
+            if f.object in v.released:
                 answered[f.object] = "released"
             elif f.object not in answered:  # else the queue was served
                 answered[f.object] = "short"

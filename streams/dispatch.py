@@ -64,9 +64,10 @@ class Dispatcher:
         return self.modes.version
 
     def mode(self, channel: str) -> str:
-        if self._closing or self.modes.stop or self.modes.recovering:
-            return "stopped"
-        return self.modes.channels.get(channel, self.modes.default)
+        mode = self.modes.channels.get(channel, self.modes.default)
+        if mode in ("live", "sandbox") and (self._closing or self.modes.stop or self.modes.recovering):
+            return "stopped"  # what is observed stays observed: it must not lie open until the stop ends
+        return mode
 
     def take(self, channel: str) -> bool:
         in_flight = self._in_flight.get(channel)
@@ -80,6 +81,9 @@ class Dispatcher:
         place = self._refused.get(channel, 0) + 1
         self._refused[channel] = place
         return now + min(RETRY_MS * (1 + place // self._slots), RETRY_MAX_MS)
+
+    def channels(self) -> Sequence[str]:
+        return list(self._senders)
 
     # --- Dispatch
     def submit(self, lane: Lane, claims: Sequence[Claim]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from aiokafka import AIOKafkaProducer
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -654,6 +655,25 @@ class KafkaLog:
         except KafkaError as error:
             raise LogDown(f"no broker tells topic IDs: {type(error).__name__}") from error
         return {name: id_ for code, name, id_, *_ in response.topics if code == 0}
+
+    async def replication(self, topics: Sequence[str]) -> tuple[int, int]:
+        """The fewest replicas that a partition of these has, and the fewest that must have a record before it is acknowledged."""
+        client = self._open()
+        for topic in topics:
+            await self._partitions(topic)
+        admin = AIOKafkaAdminClient(**self._common)
+        try:
+            await admin.start()
+            answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics])
+        except KafkaError as error:
+            raise LogDown(f"no broker tells the topics' settings: {type(error).__name__}") from error
+        finally:
+            await admin.close()
+        in_sync = [
+            int(value) for answer in answers for resource in answer.resources for name, value, *_ in resource[4] if name == "min.insync.replicas"
+        ]
+        replicas = [len(p.replicas) for topic in topics for p in client.cluster._partitions[topic].values()]
+        return min(replicas), min(in_sync, default=1)
 
     def _open(self) -> AIOKafkaClient:
         if self._client is None:

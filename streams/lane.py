@@ -30,6 +30,7 @@ from streams.transport import LogDown
 log = structlog.get_logger("lane")
 JOURNAL_RECORD_BYTES = 512 * 1024  # brokers take 1 MiB by default
 TOO_MANY_POISONED = 64  # processor errors in a row, without one good record between, that end the worker
+STAGES = ("load", "ask", "score", "answer", "encode", "commit", "publish")  # of a turn; all but ask, answer and encode are mostly waits
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -65,15 +66,11 @@ class Meters(Protocol):
 
     def turn(self, lane: Lane, inputs: Inputs, scores: Scores | None, result: Result, commit_s: float) -> None: ...
 
-    def lag(self, lane: Lane, seconds: float) -> None: ...
-
     def lost(self, lane: Lane, why: str) -> None: ...
 
 
 class NoMeters:
     def turn(self, lane: Lane, inputs: Inputs, scores: Scores | None, result: Result, commit_s: float) -> None: ...
-
-    def lag(self, lane: Lane, seconds: float) -> None: ...
 
     def lost(self, lane: Lane, why: str) -> None: ...
 
@@ -234,8 +231,10 @@ class Lane:
         self.limits = limits or Limits()
         self.meters: Meters = meters or NoMeters()
         self.held: Held | None = None
+        self.partitions = 0  # of its topic; 0: keys may lie anywhere
         self.positioned = False  # the driver may read at `position`
         self.turn_began: float | None = None  # loop time; the watchdog looks at it
+        self.stages = dict.fromkeys(STAGES, 0.0)  # seconds spent so far
         self._store, self._publisher, self._clock = store, publisher, clock
         self._channels, self._dispatch, self._scorer = channels, dispatch, scorer
         self._reposition, self._failpoint = reposition, failpoint
@@ -250,6 +249,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._publishing: dict[int, asyncio.Task[None]] = {}
         self._published = 0
+        self._turn_oldest = 0
         self._poisoned_in_a_row = 0
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -285,6 +285,16 @@ class Lane:
     @property
     def waiting(self) -> int:
         return self._inbox_records
+
+    def turn_s(self) -> float:
+        """How long the turn under way has lasted; 0 when none is."""
+        return 0.0 if self.turn_began is None else self._loop.time() - self.turn_began
+
+    def oldest(self) -> int:
+        """When the oldest record that is not committed yet was appended, ms; 0: nothing waits."""
+        if self._turn_oldest:
+            return self._turn_oldest
+        return self._inbox[0].records[0].timestamp if self._inbox and self._inbox[0].records else 0
 
     def offer(self, chunk: Chunk) -> None:
         """A chunk from the log. What the lane has already is cut off when its turn comes."""
@@ -350,12 +360,13 @@ class Lane:
                     await self._sleep()
                     continue
                 self.turn_began = self._loop.time()
+                self._turn_oldest = inputs.records[0].timestamp if inputs.records else 0
                 try:
                     await self._turn(inputs, span)
                 except BaseException:
                     self._outcomes[:0] = inputs.outcomes  # should the lane come back: what was sent is known, not unknown
                     raise
-                self.turn_began = None
+                self.turn_began, self._turn_oldest = None, 0
                 if self._head.exhausted:
                     await self._load_head()
             await self._settle()
@@ -364,7 +375,7 @@ class Lane:
             self._cache.clear()
             raise
         finally:
-            self.turn_began = None
+            self.turn_began, self._turn_oldest = None, 0
 
     # --- one turn
     def _take(self) -> tuple[Inputs | None, tuple[int, int] | None]:
@@ -403,7 +414,9 @@ class Lane:
     async def _turn(self, inputs: Inputs, span: tuple[int, int] | None) -> None:
         try:
             asked, scores = await self._ask(inputs)
+            began = self._loop.time()
             result = self.processor.answer(asked, scores, self._clock.now(), self)
+            self.stages["answer"] += self._loop.time() - began
         except (LaneLost, StoreWentBack, StoreDown, StoreRefused):
             raise
         except Exception as error:
@@ -415,11 +428,19 @@ class Lane:
         await self._commit(inputs, span, result, scores)
 
     async def _ask(self, inputs: Inputs) -> tuple[Asked, Scores | None]:
+        time, stages = self._loop.time, self.stages
+        began = time()
         states = await self._states(inputs)
+        loaded = time()
         asked = self.processor.ask(states, inputs, self._clock.now())
+        done = time()
+        stages["load"] += loaded - began
+        stages["ask"] += done - loaded
         if asked.questions is None or self._scorer is None:
             return asked, None
-        return asked, await self._scorer.score(asked.questions.rows)
+        scores = await self._scorer.score(asked.questions.rows)
+        stages["score"] += time() - done
+        return asked, scores
 
     async def _states(self, inputs: Inputs) -> dict[str, Any]:
         keys: dict[str, None] = {}
@@ -452,6 +473,7 @@ class Lane:
         held = self.held
         assert held is not None
         now = self._clock.now()
+        encoding = self._loop.time()
         journal = journal_records(self.id, held.sequence + 1, now, result.journal)
         outbox = Outbox([(o.topic, o.key, o.value) for o in result.outbox], journal)
         encode = self.processor.encode
@@ -474,6 +496,7 @@ class Lane:
         )
         self._failpoint("before_commit")
         began = self._loop.time()
+        self.stages["encode"] += began - encoding
         try:
             await self._store.commit(held, commit)
         except BaseException:
@@ -483,7 +506,9 @@ class Lane:
         self._failpoint("after_commit")
         self._cache.keep(result.states)
         self._head.update(due)
-        self.meters.turn(self, inputs, scores, result, self._loop.time() - began)
+        took = self._loop.time() - began
+        self.stages["commit"] += took
+        self.meters.turn(self, inputs, scores, result, took)
         if outbox:
             await self._make_room()
             sequence = held.sequence
@@ -549,11 +574,13 @@ class Lane:
             self._published = max(self._published, sequence)
 
     async def _publish_then_dispatch(self, outbox: Outbox, claims: Sequence[Claim]) -> None:
+        began = self._loop.time()
         try:
             await self._publish(outbox)
         except BaseException:
             self._dispatch.give(claims)
             raise
+        self.stages["publish"] += self._loop.time() - began
         self._failpoint("after_publish")
         if claims:
             self._dispatch.submit(self, claims)

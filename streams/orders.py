@@ -19,13 +19,28 @@ from orders.bounds import violation
 from orders.decision import Score, decide, knowledge
 from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
 from orders.fact import AT_MIN, FactParked, FactUnparked, decode_fact
-from orders.journal import AnyEntry, Claimed, Closed, Decided, Ended, JournalRecord, Offered, Retired, TimerFired, Withdrawn
-from orders.journal import decode_record, encode_record, take_in
+from orders.journal import (
+    Answered,
+    AnyEntry,
+    Claimed,
+    Closed,
+    Decided,
+    Ended,
+    JournalRecord,
+    Offered,
+    Retired,
+    TimerFired,
+    Withdrawn,
+    decode_record,
+    encode_record,
+    take_in,
+)
 from orders.merge import absorb, key_hash
 from orders.plan import (
     KEPT,
     MESSAGE_CHANNELS,
     OUTSIDE,
+    RETIRE,
     UNANSWERED,
     Wanted,
     answered,
@@ -319,24 +334,22 @@ class OrdersProcessor:
 
     def _fire(self, its: Turn, wants: Wanted, now: int) -> bool:
         """Fires what is due. The order is looked at again afterwards, as it may want other things now."""
-        fired = False
-        for timer, at in wants.timers.items():
-            if at > now:
-                continue
-            order = its.order
-            if timer == "retire":
-                assert its.view is not None
-                covered = tuple(sorted(key_hash(key) for key in order.facts))
-                entry: AnyEntry = Retired(at=at, status=str(its.view.status), covered=covered)
-            else:
-                entry = TimerFired(at=at, timer=timer)
+        order = its.order
+        fired: list[AnyEntry] = [TimerFired(at=at, timer=timer) for timer, at in wants.timers.items() if at <= now and timer != RETIRE]
+        retire_at = wants.timers.get(RETIRE)
+        if retire_at is not None and retire_at <= now:
+            assert its.view is not None
+            for name, effect in order.ledger.items():
+                if effect.open:
+                    fired.append(Answered(at=retire_at, id=effect.id, effect=name, turns=effect.turns))
+            covered = tuple(sorted(key_hash(key) for key in order.facts))
+            fired.append(Retired(at=retire_at, status=its.view.status.value, covered=covered))
+        for entry in fired:
             its.entries.append(entry)
             take_in(order, entry)
-            fired = True
-            if timer == "retire":
-                its.view = view(order)
-                break
-        return fired
+        if order.remnant is not None:
+            its.view = view(order)
+        return bool(fired)
 
     def _offer(self, key: str, its: Turn, wants: Wanted, now: int, channels: Channels, modes: dict[str, str], result: Result) -> None:
         """What is wanted and was not offered yet: asked for, opened, or closed at once as observed."""

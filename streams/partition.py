@@ -41,6 +41,12 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
     return found
 
 
+def misplaced(keys: Sequence[str], partition: int, partitions: int) -> set[str]:
+    """Those of the keys that belong to another partition than this one."""
+    places = partitions_of([key.encode() for key in keys], partitions)
+    return {key for key, place in zip(keys, places, strict=True) if place != partition}
+
+
 def split(records: Sequence[tuple[bytes | None, bytes]], partitions: int, turn: int) -> dict[int, list[tuple[bytes | None, bytes]]]:
     """Records by partition, in their order. Those without a key stay together; `turn` says where."""
     parts: dict[int, list[tuple[bytes | None, bytes]]] = {}

@@ -109,7 +109,9 @@ class Result(msgspec.Struct):
 class Channels(Protocol):
     """What may leave now. One per worker; lanes take slots from it, the sender side gives them back."""
 
-    version: int  # of the document of modes, stops and flags; journal entries name it
+    @property
+    def version(self) -> int:
+        """Of the document of modes, stops and flags; journal entries name it."""
 
     def mode(self, channel: str) -> str:
         """ "observe" | "sandbox" | "live" | "stopped"."""
@@ -125,8 +127,12 @@ class Processor(Protocol):
     name: str  # "orders"
     topic: str  # "facts"
     stateless: bool  # keeps nothing, journals nothing: after a loss of the store its input is simply read again
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
+
+    @property
+    def encode(self) -> Callable[[Any], bytes]: ...
+
+    @property
+    def decode(self) -> Callable[[bytes], Any]: ...
 
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
         """`states` has an entry per known key of the inputs; a missing one is new."""

@@ -188,7 +188,7 @@ class Desk:
     def read(self, tp: TP, start: int, limit: int, max_bytes: int = BATCH_BYTES) -> tuple[list[Record], int]:
         """Up to `limit` records from `start` on, whole batches of about `max_bytes`, and where reading goes on.
 
-        Raises Damaged for a batch whose checksum is wrong.
+        Raises Damaged for a batch whose checksum is wrong, LogMismatch for a position that has expired.
         """
         number = self._number(tp.topic)
         rows = self._db.execute(
@@ -199,6 +199,8 @@ class Desk:
         records: list[Record] = []
         size, at_offset = 0, start
         for first, count, at, crc, blob in rows:
+            if first > at_offset:  # batches have no holes between them
+                raise LogMismatch(f"position {start} has expired, the log goes on at {first}")
             fresh = first + count - max(first, start)
             if fresh <= 0:
                 continue
@@ -445,7 +447,7 @@ class EmbeddedLog:
         return {tp.partition: (head.first, head.next) for tp, head in (await self.heads()).items() if tp.topic == topic}
 
     async def read(self, topic: str, partition: int, start: int, limit: int) -> Sequence[Record]:
-        """Raises LogMismatch for an unknown topic or a damaged batch."""
+        """Raises LogMismatch for an unknown topic, an expired position or a damaged batch."""
         return await self._call(_read, self._open_now.desk, TP(topic, partition), start, limit)
 
     async def create(self, topics: Mapping[str, int]) -> None:

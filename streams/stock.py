@@ -158,7 +158,6 @@ def _answer(key: str, request: str, r: Reservation) -> AnyFact:
         sku=sku,
         location=location,
         quantity=min(r.released, r.quantity),
-        release=_last(r),
     )
 
 
@@ -176,12 +175,7 @@ def _released(undo: StockReleaseRequested, r: Reservation | None) -> StockReleas
         sku=undo.sku,
         location=undo.location,
         quantity=min(released, r.quantity) if r is not None and r.requested_at else released,
-        release=undo.effect if r is None else _last(r),
     )
-
-
-def _last(r: Reservation) -> str:
-    return max(((release.at, release.id) for release in r.releases), default=(0, ""))[1]
 
 
 def _too_late(asked: StockRequested) -> StockShort:

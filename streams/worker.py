@@ -72,7 +72,7 @@ class Worker:
         self._assigned_once = True
         for tp in partitions:
             if tp not in self.lanes and tp.topic in self._processors:
-                self.lanes[tp] = self._resting.pop(tp, None) or self._make(tp)
+                self.lanes[tp] = self._resting.pop(tp) if tp in self._resting else self._make(tp)
                 self._raise(tp)
         self._resting.clear()  # another worker has them now
 
@@ -183,10 +183,13 @@ class Worker:
             why = f"the store's position is of the topic {held.log}, this log's is {its_log}: connect the right ones, or `run.py recover`"
             self._stop(tp, "log_mismatch", why)
             return
-        first, end = (await self._log.bounds(tp.topic)).get(tp.partition, (0, 0))
+        bounds = await self._log.bounds(tp.topic)
+        first, end = bounds.get(tp.partition, (0, 0))
         if not first <= held.offset <= end:
             self._stop(tp, "log_mismatch", f"position {held.offset} lies outside the log ({first} to {end})")
             return
+        if not lane.processor.stateless:
+            lane.partitions = len(bounds)
         journaled = 0 if lane.processor.stateless else await journal_sequence(self._log, lane.id)
         if journaled > held.sequence:
             self._stop(tp, "store_went_back", f"the journal holds sequence {journaled}, the store only {held.sequence}: `run.py recover`")

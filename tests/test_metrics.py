@@ -13,9 +13,11 @@ from orders.status import Status
 
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_records", "_size")
 BARE = {  # gauges that count things, or say yes or no
-    "orderflow_lane_chunk_records", "orderflow_partitions", "orderflow_sender_queue_depth", "orderflow_sends_stopped", "orderflow_channel_mode",
-    "orderflow_unknown_effects", "orderflow_connector_circuit_state", "orderflow_parked_waiting", "orderflow_parked_orders", "orderflow_ready",
-    "orderflow_degradation_level", "orderflow_process_open_fds", "orderflow_process_max_fds",
+    f"orderflow_{name}"
+    for name in (
+        "partitions", "sender_queue_depth", "sends_stopped", "channel_mode", "unknown_effects", "connector_circuit_state", "parked_waiting",
+        "parked_orders", "ready", "degradation_level", "process_open_fds", "process_max_fds",
+    )
 }  # fmt: skip
 FORBIDDEN_LABELS = {"order", "order_id", "customer", "email", "phone", "effect", "error", "message", "key"}
 

@@ -32,6 +32,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     fact_bytes: int = 256 * 1024  # one fact
     body_bytes: int = 4 * 1024 * 1024  # an NDJSON body
+    drain_bytes: int = 16 * 1024 * 1024
     lines: int = 10_000
     read_s: float = 10.0  # for the whole body, however slowly it drips
     append_s: float = 10.0
@@ -118,9 +119,13 @@ class Gateway:
 
     # --- the body
     async def _read(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-        """Stops at the cap, before reading what is announced to be above it. Chunked bodies are counted as they come."""
+        """At most `limit` bytes are kept, whatever is announced or comes in chunks.
+
+        What is above it is read on and thrown away, up to `drain_bytes`: a client whose connection is cut while it is
+        still sending never sees the 413. What announces even more is refused before it is read.
+        """
         announced = headers.get(b"content-length", b"")
-        if announced.isdigit() and (len(announced) > 12 or int(announced) > limit):
+        if announced.isdigit() and (len(announced) > 12 or int(announced) > self._limits.drain_bytes):
             raise _too_large(limit)
         parts: list[bytes] = []
         size = 0
@@ -134,13 +139,19 @@ class Gateway:
                         continue
                     part = message.get("body", b"")
                     size += len(part)
-                    if size > limit:
+                    if size <= limit:
+                        parts.append(part)
+                    elif size > self._limits.drain_bytes:
                         raise _too_large(limit)
-                    parts.append(part)
+                    else:
+                        parts.clear()
                     if not message.get("more_body", False):
-                        return b"".join(parts)
+                        break
         except TimeoutError:
             raise Refusal(408, "too_slow", f"the body did not arrive within {self._limits.read_s:g} s") from None
+        if size > limit:
+            raise _too_large(limit)
+        return b"".join(parts)
 
     # --- once per key
     async def _once(self, raw_key: bytes | None, body: bytes, lines: bool, trace_id: str) -> tuple[Answer, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 from pathlib import Path
@@ -113,7 +114,7 @@ async def test_a_model_that_hangs_costs_the_deadline_and_never_piles_up(weights:
     go_on.set()
     del scorer._scorer.score
     while (await scorer.score(rows(2))).fallback:
-        pass
+        await asyncio.sleep(0.01)
     await scorer.close()
 
 

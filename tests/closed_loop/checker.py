@@ -15,7 +15,7 @@ SHIPPED = {"in_transit", "out_for_delivery", "delivered", "attempt_failed", "pic
 ACCEPTED = "sent"
 # What undoes is wanted where there is something to undo: it follows what providers and stock answered in this very run.
 COMPENSATIONS = {"carrier.void cancelled": "carrier.label packed", "team.notice cancelled_after_pick": "warehouse.pick in_progress"}
-OF_ANSWERS = (*COMPENSATIONS, "stock.release", "stock.reserve")  # a request repeated after a release names the release
+OF_ANSWERS = (*COMPENSATIONS, "stock.release", "stock.ship")
 
 
 class Known:
@@ -152,7 +152,8 @@ def check_rest(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _plain(wanted: list[str]) -> set[str]:
-    return {name for name in wanted if not name.startswith(OF_ANSWERS)}
+    """Without what follows answers; a request for stock made again after a release says so after a tilde."""
+    return {name.partition("~")[0] for name in wanted if not name.startswith(OF_ANSWERS)}
 
 
 def _compensated(run: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orders.decision import Decision
 from orders.effect import Attempt, Effect, effect_id, join_effects
 from orders.journal import (
+    Answered,
     AnyEntry,
     Claimed,
     Closed,
@@ -63,6 +64,7 @@ ENTRIES: tuple[AnyEntry, ...] = (
     ended(1, "retryable", after=T0 + 99, reason="busy"),
     claimed(2, T0 + 100),
     ended(2, "sent", T0 + 120, reference="wms-1"),
+    Answered(at=T0 + 9, id="x", effect="stock.reserve paid 1"),
     TimerFired(at=T0 + 7, timer="delay"),
     TimerFired(at=T0 + 9, timer="delay"),
 )

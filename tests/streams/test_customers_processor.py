@@ -660,8 +660,8 @@ def test_whatever_happens_no_message_is_sent_twice_blocked_or_unasked(events: li
         if event.startswith("ask"):
             lane.turn(asked(f"e{event[-1]}", at=lane.now))
         elif event == "block1":
-            blocks.add(f"b{step}")
-            lane.turn(block("e1", f"b{step}", at=lane.now))
+            blocks.add(f"step {step}")
+            lane.turn(block("e1", f"step {step}", at=lane.now))
         elif event == "free1":
             lane.turn(free("e1", *sorted(blocks), at=lane.now))
             blocks.clear()

@@ -236,8 +236,9 @@ def test_no_more_is_promised_than_there_is(steps: list[Step], there: int) -> Non
     lane.turn(level(there))
     for what, number, quantity in steps:
         if what == "ship":
-            if f"r{number}" in lane.told(StockReserved):
-                lane.turn(left(number, lane.stock.requests[f"r{number}"].reserved))
+            kept = lane.stock.requests.get(f"r{number}")
+            if kept is not None and kept.held:  # what was given back and leaves all the same is the warehouse's mistake
+                lane.turn(left(number, kept.held))
         elif what == "undo":
             lane.turn(undone(number, quantity))
         else:

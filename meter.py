@@ -1,0 +1,170 @@
+"""What a worker measures of itself: turns of lanes, answers of senders and counts of processors become metrics.
+
+What the demo and the benches read lies in `stats.json` of the data folder, once a second.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from connectors.store import Store
+from metrics import Metrics
+from orders.effect import Claim, Outcome
+from streams.clock import WallClock
+from streams.dispatch import Dispatcher
+from streams.lane import Lane
+from streams.processor import Inputs, Processor, Result, Scores
+from streams.worker import Worker
+
+MODES = ("observe", "sandbox", "live", "stopped")
+
+
+class Latencies:
+    """Times on a logarithmic scale, 2 % wide: percentiles without keeping every value."""
+
+    STEP = math.log(1.02)
+    LEAST_S = 1e-4
+
+    def __init__(self) -> None:
+        self.bins: Counter[int] = Counter()
+        self.count = 0
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        self.bins[int(math.log(max(seconds, self.LEAST_S)) / self.STEP)] += times
+        self.count += times
+
+    def quantile(self, q: float) -> float:
+        """Seconds; 0.0 before the first value."""
+        wanted, seen = q * self.count, 0
+        for place in sorted(self.bins):
+            seen += self.bins[place]
+            if seen >= wanted:
+                return math.exp((place + 0.5) * self.STEP)
+        return 0.0
+
+
+class Meter:
+    """Implements `streams.lane.Meters` and `streams.dispatch.SendMeters`. One per worker, used on its loop only."""
+
+    def __init__(self, metrics: Metrics, clock: WallClock) -> None:
+        self.metrics, self.clock = metrics, clock
+        self.latencies = Latencies()
+        self.commit_seconds: Counter[str] = Counter()
+        self._seen: WeakKeyDictionary[Processor, dict[str, Counter[Any]]] = WeakKeyDictionary()
+        self._lagging: set[tuple[str, str]] = set()
+
+    # --- as things happen
+    def turn(self, lane: Lane, inputs: Inputs, scores: Scores | None, result: Result, commit_s: float) -> None:
+        name, m = lane.id.processor, self.metrics
+        m.lane_commits(name).inc()
+        m.lane_commit_duration(name).observe(commit_s)
+        self.commit_seconds[name] += commit_s  # type: ignore[assignment]  # a Counter of seconds
+        if inputs.records:
+            m.lane_chunk(name).observe(len(inputs.records))
+        for row in result.parked:
+            m.parked_records(row.reason).inc()
+        if scores is not None:
+            m.model_batch_size.observe(len(scores.fraud))
+        if name == "orders" and inputs.records:
+            self._arrived(inputs)
+
+    def _arrived(self, inputs: Inputs) -> None:
+        """From append to committed status. Records of one millisecond are counted together; a backlog's by its two ends."""
+        now, records = self.clock.now(), inputs.records
+        if len(records) <= 256:
+            times = Counter([record.timestamp for record in records])
+        else:  # appended one after another: the ends stand for what lies between
+            times = Counter({records[0].timestamp: len(records) // 2, records[-1].timestamp: len(records) - len(records) // 2})
+        observe = self.metrics.event_to_status("standard").observe
+        for at, count in times.items():
+            seconds = max(0.0, (now - at) / 1000)
+            self.latencies.add(seconds, count)
+            observe(seconds)
+
+    def lost(self, lane: Lane, why: str) -> None:
+        self.metrics.lane_losses(lane.id.processor, why).inc()
+
+    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None:
+        for claim, outcome in zip(claims, outcomes, strict=True):
+            self.metrics.connector_requests(claim.channel, outcome.kind).inc()
+
+    def in_flight(self, channel: str, count: int) -> None:
+        self.metrics.sender_queue(channel).set(count)
+
+    # --- once a second: what is a state and not an event
+    def look(self, worker: Worker, dispatcher: Dispatcher) -> None:
+        m = self.metrics
+        standing: Counter[tuple[str, str]] = Counter()
+        stalls: dict[str, float] = {}
+        lagging: set[tuple[str, str]] = set()
+        now = self.clock.now()
+        for tp, lane in worker.lanes.items():
+            name = lane.id.processor
+            state = "mismatch" if tp in worker.stopped else "positioned" if lane.positioned else "unpositioned"
+            standing[name, state] += 1
+            stalls[name] = max(stalls.get(name, 0.0), lane.turn_s())
+            lagging.add((tp.topic, str(tp.partition)))
+            oldest = lane.oldest()
+            m.consumer_lag(tp.topic, str(tp.partition)).set(max(0.0, (now - oldest) / 1000) if oldest else 0.0)
+            self._count(lane.processor)
+        for gone in self._lagging - lagging:  # another worker's now: our series must not stand still beside its
+            m.consumer_lag.remove(*gone)
+        self._lagging = lagging
+        for name in {lane.id.processor for lane in worker.lanes.values()}:
+            m.lane_stall(name).set(stalls.get(name, 0.0))
+            for state in ("positioned", "unpositioned", "mismatch"):
+                m.partitions(name, state).set(standing[name, state])
+        for channel in dispatcher.channels():
+            mode = dispatcher.mode(channel)
+            for each in MODES:
+                m.channel_mode(channel, each).set(mode == each)
+            m.sends_stopped(channel).set(mode == "stopped")
+
+    def _count(self, processor: Processor) -> None:
+        """Processors count what they decide; what came since the last look goes to the metrics."""
+        counts = getattr(processor, "counts", None)
+        if counts is None:
+            return
+        if isinstance(counts, Counter):  # the customers lane: (channel, template, outcome)
+            self._add(processor, "notifications", counts, lambda key, n: self.metrics.notifications(*key).inc(n))
+            return
+        m = self.metrics
+        self._add(processor, "facts", counts.facts, lambda key, n: m.facts(key).inc(n))
+        self._add(processor, "transitions", counts.transitions, lambda key, n: m.transitions(key[0], key[1], "applied").inc(n))
+        self._add(processor, "decisions", counts.decisions, lambda key, n: m.decisions(*key).inc(n))
+
+    def _add(self, processor: Processor, what: str, counts: Counter[Any], add: Any) -> None:
+        seen = self._seen.setdefault(processor, {}).setdefault(what, Counter())
+        for key, count in counts.items():
+            if count != seen[key]:
+                add(key, count - seen[key])
+                seen[key] = count
+
+    async def ask(self, store: Store, worker: Worker) -> None:
+        """What only the store knows of our lanes: parked rows, unknown effects, incomplete orders, its memory. Every few seconds."""
+        lanes = [lane.id for lane in worker.lanes.values()]
+        standings = await store.standing(lanes)
+        tags = await store.tag_counts([lane for lane in lanes if lane.processor == "orders"])
+        self.metrics.parked_now.set(sum(standing.parked for standing in standings))
+        self.metrics.parked_orders.set(tags.get("incomplete", 0))
+        self.metrics.unknown_effects.set(tags.get("unknown", 0))
+        self.metrics.store_bytes.set(await store.used_bytes())
+
+    def stats(self) -> dict[str, Any]:
+        shares = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        return {
+            "latency_ms": {name: round(self.latencies.quantile(share) * 1000, 1) for name, share in shares},
+            "commit_seconds": {name: round(seconds, 3) for name, seconds in self.commit_seconds.items()},
+        }
+
+
+def write_stats(folder: Path, stats: Mapping[str, Any]) -> None:
+    new = folder / "stats.json.new"
+    new.write_text(json.dumps(stats))
+    new.replace(folder / "stats.json")

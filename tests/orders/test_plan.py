@@ -1,0 +1,404 @@
+"""What is wanted, when it may be claimed, and what leaves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+
+from messages.template import FIELDS, WORDING
+from orders import fact as facts
+from orders.compact import TWINS
+from orders.decision import Decision
+from orders.effect import Attempt, Effect, effect_id
+from orders.fact import Address, Fact, Quantity, Tracking
+from orders.journal import Claimed, Decided, Ended, Offered, TimerFired, adopt
+from orders.merge import merge
+from orders.plan import TEAMS, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
+from orders.policy import TRIGGERS, Policy
+from orders.request import MessageRequested, StockReleaseRequested, StockRequested
+from orders.state import Order
+from orders.view import view
+from tests.orders.lives import (
+    ANNA,
+    DAY,
+    EACH,
+    HOUR,
+    LAMP,
+    LIFE,
+    MINUTE,
+    ORDER,
+    SHADE,
+    T0,
+    authorized,
+    cancel,
+    captured,
+    failed,
+    hold,
+    packed,
+    placed,
+    refunded,
+    release,
+    reserved,
+    scanned,
+    short,
+)
+from tests.orders.test_view import order_of
+
+POLICY = Policy()
+
+
+def wants(*facts: Fact, verdict: str = "approve", policy: Policy = POLICY, **more: Any) -> set[str]:
+    order = order_of(*facts, verdict=verdict, **more)
+    return set(plan(view(order), order, policy).effects)
+
+
+def timers(*facts: Fact, verdict: str = "approve", **more: Any) -> dict[str, int]:
+    order = order_of(*facts, verdict=verdict, **more)
+    return plan(view(order), order, POLICY).timers
+
+
+def test_a_life_wants_what_the_shop_promised_its_customer() -> None:
+    assert wants(*LIFE) == {
+        "notify.email order_placed",
+        "notify.email payment_confirmed",
+        "notify.email shipped P1",
+        "notify.sms shipped P1",
+        "notify.push shipped P1",
+        "notify.push out_for_delivery P1",
+        "notify.email delivered",
+        "notify.push delivered",
+        "reference.link payment pi_1",
+        "reference.link tracking 1Z-P1",
+        "stock.reserve paid 1",
+        "stock.reserve paid 2",
+        "stock.ship shipped reserve-1",
+        "stock.ship shipped reserve-2",
+    }
+
+
+def test_repeated_scans_of_one_tag_want_one_message() -> None:
+    again = [scanned(Tracking.OUT_FOR_DELIVERY, T0 + 2 * DAY + i, object=f"scan-{i}") for i in range(3)]
+    assert [name for name in wants(*LIFE[:6], *again) if "out_for_delivery" in name] == ["notify.push out_for_delivery P1"]
+
+
+def test_disabling_one_cell_of_the_table_stops_just_that_message() -> None:
+    for cell in TRIGGERS:
+        fewer = Policy(triggers=tuple(t for t in TRIGGERS if t != cell))
+        gone = wants(*LIFE) - wants(*LIFE, policy=fewer)
+        assert gone == {name for name in wants(*LIFE) if name.startswith(f"notify.{cell.channel} {cell.milestone}")}
+
+
+def test_history_is_linked_and_shown_and_sends_nothing() -> None:
+    past = [msgspec.structs.replace(fact, backfilled=True) for fact in (*LIFE, refunded(100))]
+    assert {name.partition(" ")[0] for name in wants(*past)} == {"reference.link"}
+    assert timers(*past) == {"retire": past[-1].at + POLICY.retire_after_ms}
+
+
+def test_nothing_but_links_is_wanted_before_the_shop_has_spoken() -> None:
+    assert wants(*LIFE[1:6], verdict="") == {"reference.link payment pi_1"}
+
+
+def test_stock_is_asked_for_once_the_money_is_safe_and_nobody_declined() -> None:
+    assert "stock.reserve paid 1" not in wants(placed())
+    assert "stock.reserve paid 1" in wants(placed(), authorized())
+    assert "stock.reserve paid 1" in wants(placed(), captured(), verdict="review")
+    for verdict in ("", "decline"):
+        assert "stock.reserve paid 1" not in wants(placed(), captured(), verdict=verdict)
+
+
+# --- picking
+def test_picking_follows_only_from_reservations_of_every_line_at_each_location() -> None:
+    assert not [n for n in wants(*LIFE[:3]) if "pick" in n]
+    picks = [n for n in wants(*LIFE[:2], reserved(LAMP), reserved(SHADE, location="attic")) if "pick" in n]
+    assert sorted(picks) == ["warehouse.pick in_progress attic", "warehouse.pick in_progress main"]
+    assert not [n for n in wants(*LIFE[:2], reserved(LAMP), short(SHADE)) if "pick" in n]
+    assert not [n for n in wants(placed(), reserved(LAMP), reserved(SHADE)) if "pick" in n]  # not paid
+
+
+def _effect(name: str, **more: Any) -> Effect:
+    action, milestone, instance = parts(name)
+    return Effect(effect_id(ORDER, milestone, instance, action), action, milestone, instance, T0, **more)
+
+
+def _guarded(name: str, *facts: Fact, verdict: str = "approve") -> str:
+    order = order_of(*facts, verdict=verdict)
+    return guard(_effect(name), view(order), order)
+
+
+PARKED = next(f for f in EACH if isinstance(f, facts.FactParked))
+
+
+@pytest.mark.parametrize("name", ["warehouse.pick in_progress main", "carrier.label packed P1"])
+def test_pick_and_label_wait_for_holds_reviews_missing_reports_and_addresses(name: str) -> None:
+    ready = (*LIFE[:5],)
+    nowhere = placed(person=msgspec.structs.replace(ANNA, address=Address(country="DE")))
+    assert _guarded(name, *ready) == ""
+    assert _guarded(name, *ready, hold()) == "held"
+    assert _guarded(name, *ready, hold(), release("h1")) == ""
+    assert _guarded(name, *ready, PARKED) == "incomplete"
+    assert _guarded(name, nowhere, *ready[1:]) == "held"
+    assert _guarded(name, *ready, verdict="review") == "held"
+    assert _guarded(name, *ready, verdict="decline") == "held"
+    assert _guarded(name, *ready, verdict="") == "undecided"
+    assert _guarded(name, *ready, cancel()) == "cancelled"
+    assert _guarded(name, *LIFE[:6]) == "shipped"
+
+
+def test_a_refund_waits_for_reports_that_could_not_be_read() -> None:
+    assert _guarded("payment.refund cancelled pi_1", *LIFE[:2], cancel()) == ""
+    assert _guarded("payment.refund cancelled pi_1", *LIFE[:2], cancel(), PARKED) == "incomplete"
+    assert _guarded("payment.refund cancelled pi_1", *LIFE[:2]) == "not_cancelled"
+
+
+def test_an_urgent_order_that_came_last_is_picked_first_but_nobody_waits_longer_than_allowed() -> None:
+    def turn_of(at: int, priority: int) -> int:
+        order = order_of(placed(at=at), captured(at=at))
+        decision = Decision(number=1, at=at, verdict="approve", by="model", knew=b"", since=at, priority=priority)
+        order = adopt(order, Decided(at=at, decision=decision))
+        return turn(view(order), POLICY)
+
+    standard = turn_of(T0, 0)
+    assert turn_of(T0 + 3 * HOUR, 10_000) < standard  # express, VIP, entered last
+    assert turn_of(T0 + 3 * HOUR, 5_000) > standard
+    assert turn_of(T0 + POLICY.overtake_ms + 1, 10_000) > standard  # starvation ends here
+
+
+# --- cancelling
+def test_cancelling_before_the_pick_releases_refunds_voids_and_says_so_once() -> None:
+    labelled = scanned(Tracking.LABEL_CREATED, T0 + 2 * HOUR)
+    names = wants(*LIFE[:5], labelled, cancel(at=T0 + 3 * HOUR))
+    assert names == {
+        "notify.email cancelled",
+        "payment.refund cancelled pi_1",
+        "carrier.void cancelled P1",
+        "stock.release cancelled reserve-1",
+        "stock.release cancelled reserve-2",
+        "notify.email payment_confirmed",
+        "reference.link payment pi_1",
+        "reference.link tracking 1Z-P1",
+    } - {"notify.email payment_confirmed"}
+
+
+def test_a_cancelled_order_is_refunded_what_is_still_out_per_payment() -> None:
+    order = order_of(placed(), captured(3000), captured(1999, object="pi_2"), refunded(1000), cancel(), verdict="approve")
+    v = view(order)
+    assert {n for n in plan(v, order, POLICY).effects if "refund " in n} == {"payment.refund cancelled pi_1", "payment.refund cancelled pi_2"}
+    sent = msgspec.json.decode(body(_effect("payment.refund cancelled pi_1"), v, order, POLICY))
+    assert sent["data"]["amount"] == 3000
+    assert sent["data"]["currency"] == "EUR"
+    assert not [n for n in wants(placed(), captured(), cancel(), refunded(4999)) if n.startswith("payment.refund")]
+
+
+def test_a_cancellation_that_came_too_late_undoes_nothing() -> None:
+    undoing = ("stock.release", "payment.refund", "carrier.void", "notify.email cancelled")
+    assert not [n for n in wants(*LIFE[:6], cancel()) if n.startswith(undoing)]
+
+
+def test_the_warehouse_is_told_when_its_pick_was_for_nothing() -> None:
+    picked = facts.ItemsPicked(order=ORDER, system="wms:lumi", object="p", at=T0 + HOUR, location="main")
+    assert "team.notice cancelled_after_pick" in wants(*LIFE[:4], picked, cancel(at=T0 + 2 * HOUR))
+
+
+def test_a_void_waits_until_the_label_it_undoes_is_told_of() -> None:
+    label = _effect("carrier.label packed P1")
+    order = order_of(*LIFE[:5], cancel(), verdict="approve")
+    order = adopt(order, Offered(at=T0, id=label.id, action="carrier.label", milestone="packed", instance="P1"))
+    order = adopt(order, Claimed(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, deadline=T0 + 9, body_hash="h", mode="live"))
+    void = _effect("carrier.void cancelled P1", undoes=label.id)
+    assert guard(void, view(order), order) == "undoes_open"
+    for kind, blocked in (("unknown", "undoes_open"), ("sent", "")):
+        order = adopt(order, Ended(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, kind=kind))
+        assert guard(void, view(order), order) == blocked
+
+
+def test_a_released_reservation_that_is_wanted_again_is_asked_for_under_another_name() -> None:
+    given_back = facts.StockReleased(
+        order=ORDER, system="stock", object="reserve-1", at=T0 + HOUR, line="1", sku="LAMP-1", location="main", quantity=2
+    )
+    names = wants(*LIFE[:3], given_back)
+    assert "stock.reserve paid 1~1" in names
+    assert "stock.reserve paid 1" not in names
+
+
+# --- payment trouble
+def test_a_failed_payment_asks_the_customer_and_a_second_one_finance_and_a_success_ends_both() -> None:
+    once, twice = failed(), failed(at=T0 + HOUR, object="pi_x")
+    assert wants(placed(), once) & {"notify.email payment_failed", "team.notice payment_problem"} == {"notify.email payment_failed"}
+    assert {"notify.email payment_failed", "team.notice payment_problem"} <= wants(placed(), once, twice)
+    assert not {"notify.email payment_failed", "team.notice payment_problem"} & wants(placed(), once, twice, captured())
+
+
+def test_every_notice_has_a_team() -> None:
+    everything = set().union(*(wants(*LIFE[:n], *extra) for n in range(9) for extra in itertools.combinations(EACH, 2)))
+    notices = {parts(name)[1] for name in everything if name.startswith("team.notice")}
+    assert notices <= TEAMS.keys()
+    assert {"payment_problem", "contradiction", "exception", "dispute", "stock_risk"} - {"payment_problem"} <= notices | {"stock_risk"}
+
+
+# --- timers
+def test_a_model_that_declines_waits_its_settle_time() -> None:
+    assert timers(placed(), verdict="decline") == {f"decline {T0}": T0 + POLICY.settle_ms, "delay": T0 + 5 * DAY}
+    settled = {f"decline {T0}": T0 + POLICY.settle_ms}
+    assert "payment.refund cancelled pi_1" in wants(placed(), captured(), verdict="decline", fired=settled)
+
+
+ETA = {"eta_from": T0 + 2 * DAY, "eta_until": T0 + 2 * DAY + 4 * HOUR}
+
+
+def test_a_delivery_reminder_needs_a_window_moves_with_it_and_ends_with_the_delivery() -> None:
+    moved = scanned(Tracking.IN_TRANSIT, T0 + DAY, **ETA)
+    assert timers(*LIFE[:5], moved)["delivery_reminder P1"] == ETA["eta_from"] - POLICY.reminder_lead_ms
+    later = scanned(Tracking.IN_TRANSIT, T0 + DAY + HOUR, eta_from=T0 + 3 * DAY, eta_until=T0 + 3 * DAY + HOUR)
+    assert timers(*LIFE[:5], moved, later)["delivery_reminder P1"] == T0 + 3 * DAY - POLICY.reminder_lead_ms
+    assert "delivery_reminder P1" not in timers(*LIFE)
+    assert "delivery_reminder P1" not in timers(*LIFE[:6])
+    fired = {"delivery_reminder P1": T0}
+    assert "notify.sms delivery_reminder P1" in wants(*LIFE[:5], moved, fired=fired)
+    assert "notify.sms delivery_reminder P1" not in wants(*LIFE[:5], moved, LIFE[7], fired=fired)
+
+
+def test_feedback_is_asked_for_some_days_after_delivery_unless_it_came_back() -> None:
+    assert timers(*LIFE)["feedback"] == LIFE[7].at + POLICY.feedback_after_ms
+    assert "notify.email feedback" in wants(*LIFE, fired={"feedback": T0})
+    returned = facts.ReturnReceived(order=ORDER, system="wms:lumi", object="r", at=T0 + 3 * DAY, lines=(Quantity(line="2", quantity=1),))
+    assert "feedback" not in timers(*LIFE, returned)
+
+
+def test_a_promise_that_passes_without_delivery_is_followed_by_a_word() -> None:
+    assert timers(placed())["delay"] == T0 + 5 * DAY
+    assert "notify.email delay" in wants(placed(), fired={"delay": T0 + 5 * DAY})
+    assert "notify.email delay" not in wants(*LIFE, fired={"delay": T0 + 5 * DAY})
+
+
+def test_a_request_is_repeated_at_growing_distances_from_its_offer() -> None:
+    effect = _effect("stock.reserve paid 1")
+    at, times = T0, []
+    for _ in range(8):
+        at = repeat_at(effect, POLICY, at)
+        times.append((at - T0) // HOUR)
+    assert times == [1, 2, 4, 8, 16, 24, 48, 72]
+    assert repeat_at(effect, POLICY, T0 + 1000 * DAY + 1) == T0 + 1001 * DAY
+
+
+def test_a_retry_waits_as_long_as_the_provider_asked_and_longer_each_time() -> None:
+    def made(n: int, after: int = 0) -> Effect:
+        return _effect("team.notice review", attempts=tuple(Attempt(i + 1, T0, T0, "h", "retryable", T0, after) for i in range(n)))
+
+    assert [(retry_at(made(n), POLICY) - T0) // 1000 for n in range(1, 5)] == [10, 20, 40, 80]
+    assert retry_at(made(20), POLICY) == T0 + POLICY.retry_most_ms
+    assert retry_at(made(1, after=T0 + DAY), POLICY) == T0 + DAY
+
+
+# --- what leaves
+def _message(name: str, order: Order) -> MessageRequested:
+    action, milestone, instance = parts(name)
+    return message(name, effect_id(order.id, milestone, instance, action), view(order), order, POLICY, T0 + 9)
+
+
+def test_every_message_of_the_table_carries_every_field_its_template_needs() -> None:
+    nowhere = placed(person=msgspec.structs.replace(ANNA, address=Address(country="DE")))
+    fired = {"delay": T0, "feedback": T0, "delivery_reminder P1": T0}
+    orders = [
+        order_of(*LIFE[:5], scanned(Tracking.IN_TRANSIT, T0 + DAY, **ETA), verdict="approve", fired=fired),
+        order_of(*LIFE, refunded(100), verdict="approve", fired=fired),
+        order_of(*LIFE, verdict="approve", fired=fired),
+        order_of(placed(), failed(), verdict="approve", fired=fired),
+        order_of(placed(), captured(), cancel(), verdict="approve"),
+        order_of(placed(), captured(), short(), verdict="approve"),
+        order_of(nowhere, verdict="approve"),
+    ]
+    said = set()
+    for order in orders:
+        for name in plan(view(order), order, POLICY).effects:
+            if name.startswith("notify."):
+                sent = _message(name, order)
+                missing = set(FIELDS[(sent.template, sent.channel)]) - sent.fields.keys()
+                assert not missing, f"{name} lacks {missing}"
+                assert all(sent.fields.values())
+                assert (sent.order, sent.customer, sent.person) == (ORDER, "lumi:77", ANNA)
+                assert T0 <= sent.milestone_at < sent.expires
+                said.add((parts(name)[1], sent.channel))
+    assert said == {(t.milestone, t.channel) for t in TRIGGERS}
+    assert {(t.template, t.channel) for t in TRIGGERS} <= WORDING.keys()
+
+
+def test_a_request_travels_as_json_that_the_other_lane_reads() -> None:
+    order = order_of(*LIFE, verdict="approve")
+    topic, key, sent = request("notify.email shipped P1", "id", view(order), order, POLICY, T0)
+    assert (topic, key) == ("customers", "lumi:77")
+    assert msgspec.json.decode(msgspec.json.encode(sent), type=MessageRequested) == sent
+    assert isinstance(sent, MessageRequested)
+    assert sent.person == ANNA
+    assert sent.fields["carrier"] == "UPS"
+    assert sent.fields["product_name"] == "Desk lamp and Linen shade"
+
+
+def test_shipping_without_a_tracking_number_says_so_by_leaving_the_field_out() -> None:
+    order = order_of(*LIFE[:5], scanned(Tracking.IN_TRANSIT, T0 + DAY, tracking=""), verdict="approve")
+    assert "tracking_number" not in _message("notify.email shipped P1", order).fields
+
+
+def test_a_mail_names_the_items_of_its_parcel() -> None:
+    order = order_of(*LIFE[:4], packed("P2", lines=(Quantity(line="2", quantity=1),)), scanned(Tracking.IN_TRANSIT, T0 + DAY, "P2"), verdict="approve")
+    assert _message("notify.email shipped P2", order).fields["product_name"] == "Linen shade"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (1, "A"), (2, "A and B"), (3, "A, B and C")])
+def test_products_read_like_a_sentence(count: int, text: str) -> None:
+    lines = tuple(msgspec.structs.replace(LAMP, line=str(i), title="ABC"[i]) for i in range(count))
+    v = view(order_of(placed(lines=lines)))
+    assert products(v, ()) == text
+
+
+def test_stock_is_asked_for_and_given_back_at_its_location_under_the_request_it_undoes() -> None:
+    order = order_of(*LIFE[:2], reserved(LAMP, location="attic"), cancel(), verdict="approve")
+    v = view(order)
+    _, key, asked = request("stock.reserve paid 2", "id-2", v, order, POLICY, T0)
+    assert (key, asked) == (
+        "SHADE-2@main",
+        StockRequested(at=T0, effect="id-2", order=ORDER, line="2", sku="SHADE-2", location="main", quantity=1),
+    )
+    _, key, undone = request("stock.release cancelled reserve-1", "id-3", v, order, POLICY, T0)
+    assert (key, undone) == (
+        "LAMP-1@attic",
+        StockReleaseRequested(at=T0, effect="id-3", request="reserve-1", order=ORDER, line="1", sku="LAMP-1", location="attic", quantity=2),
+    )
+
+
+def test_a_body_is_the_same_bytes_each_time_and_names_its_effect() -> None:
+    order = order_of(*LIFE[:5], verdict="approve")
+    label = _effect("carrier.label packed P1")
+    sent = body(label, view(order), order, POLICY)
+    assert sent == body(label, view(order), order, POLICY)
+    read = msgspec.json.decode(sent)
+    assert (read["event"], read["id"], read["order"]) == ("carrier.label", label.id, ORDER)
+    assert read["data"]["to"]["address"]["postcode"] == "10115"
+
+
+def test_codes_in_links_depend_on_the_key_and_the_purpose() -> None:
+    keyed, other = Policy(link_key="a" * 32), Policy(link_key="b" * 32)
+    codes = {signed(ORDER, purpose, policy) for purpose in ("track", "pay") for policy in (keyed, other)}
+    assert len(codes) == 4
+    assert signed(ORDER, "track", keyed) == signed(ORDER, "track", keyed)
+
+
+def test_an_effect_has_one_name_that_holds_nothing_from_configuration() -> None:
+    assert effect_id(ORDER, "shipped", "P1", "notify.email") == effect_id(ORDER, "shipped", "P1", "notify.email")
+    assert len(effect_id(ORDER, "shipped", "P1", "notify.email")) == 16
+
+
+def test_an_edited_order_gives_back_what_it_does_not_want_any_more() -> None:
+    edited = placed(version=1, lines=(LAMP,))
+    names = wants(placed(), edited, captured(), reserved(LAMP), reserved(SHADE))
+    assert "stock.release cancelled reserve-2" in names
+    assert "stock.release cancelled reserve-1" not in names
+
+
+def test_all_facts_in_memory_are_compact() -> None:
+    order = order_of(*EACH)
+    assert {type(variants[0]) for variants in order.facts.values()} <= set(TWINS.values())
+    assert TimerFired(at=T0, timer="x").at == T0 + 0 * MINUTE
+    assert merge(order, LIFE[0]).facts.keys() == order.facts.keys()

@@ -1,0 +1,66 @@
+"""The pages in a real browser: they move, keep the focus, fit a phone, and axe finds nothing to complain about."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.web.conftest import Site
+
+playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pages are not looked at")
+axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: pages are not looked at")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: pages are not looked at")]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+PAGES = ("/", "/?status=shipped", "/orders/lumi:1004", "/messages", "/orders/nobody")
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Any]:
+    async with playwright.async_playwright() as p:
+        made = await p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield made
+        await made.close()
+
+
+async def test_the_overview_moves_by_itself_and_whoever_reads_it_keeps_the_focus(site: Site, browser: Any) -> None:
+    page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}")
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto("/")
+    await page.locator("#link", has_text="Live").wait_for()
+    await page.focus("#orders a")
+    moved = site.reader.rows.pop()
+    site.reader.rows.insert(0, moved)
+    await page.locator(f"#orders tbody tr:first-child[data-id='{moved.id}']").wait_for()
+    assert await page.evaluate("document.activeElement.getAttribute('href')") == "/orders/lumi%3A1000"
+    assert complaints == []  # the content security policy would complain here
+
+
+async def test_times_are_shown_in_the_readers_own_zone(site: Site, browser: Any) -> None:
+    context = await browser.new_context(base_url=f"http://127.0.0.1:{site.port}", timezone_id="Asia/Tokyo", locale="en-GB")
+    page = await context.new_page()
+    await page.goto("/orders/lumi:1004")
+    shown = await page.inner_text(".line time >> nth=0")
+    assert "20:05:00" in shown  # 11:05 UTC
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(site: Site, browser: Any, scheme: str) -> None:
+    context = await browser.new_context(base_url=f"http://127.0.0.1:{site.port}", color_scheme=scheme, bypass_csp=True)
+    page = await context.new_page()
+    for path in PAGES:
+        await page.goto(path)
+        found = await axe.Axe().run(page)
+        assert found.response["violations"] == [], path
+
+
+async def test_pages_fit_a_phone(site: Site, browser: Any) -> None:
+    page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}", viewport={"width": 360, "height": 740})
+    for path in PAGES:
+        await page.goto(path)
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
