@@ -165,6 +165,6 @@ class Meter:
 
 
 def write_stats(folder: Path, stats: Mapping[str, Any]) -> None:
-    new = folder / "stats.json.new"
+    new = folder / f"stats.json.{os.getpid()}"  # several workers may share a folder
     new.write_text(json.dumps(stats))
     new.replace(folder / "stats.json")

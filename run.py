@@ -160,7 +160,7 @@ def train(context: click.Context, out: Path, as_json: bool) -> None:
     """Train a model on the archive. It serves only when `model.weights` names it."""
     import wire
 
-    result = wire.train(_settings(context), out, progress=not as_json)
+    result = wire.train(_settings(context), out, lambda word: click.echo(word, err=True))
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
 
 

@@ -102,7 +102,7 @@ class Kafka(Section, frozen=True):
     """How a worker is a member of its consumer group; nothing of it matters on the embedded log."""
 
     session_timeout_s: Annotated[
-        float, Meta(description="a worker silent for so long has lost its partitions; the brokers' group.min.session.timeout.ms is below", ge=1, le=15)
+        float, Meta(description="a worker silent for so long loses its partitions; not below the brokers' group.min.session.timeout.ms", ge=1, le=15)
     ] = 10.0
 
 
@@ -152,7 +152,9 @@ class Settings(Section, frozen=True):
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
     insecure: Annotated[bool, Meta(description="accept Kafka or Redis elsewhere without TLS; shown by /readyz")] = False
     signing: Annotated[Ref | None, Meta(description="key that signs the way back in messages; empty: one made at init, in the data folder")] = None
-    replicated: Annotated[bool, Meta(description="Kafka topics of ours have 3 replicas, 2 of which acknowledge; false: take what there is, and let /readyz say so")] = True
+    replicated: Annotated[
+        bool, Meta(description="insist on 3 replicas of our Kafka topics, 2 of which acknowledge; false: fewer will do, and /readyz says so")
+    ] = True
     kafka: Kafka = Kafka()
     layout: Layout = Layout()
     brand: Brand = Brand()

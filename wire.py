@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import heapq
 import json
 import logging
 import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from messages.render import Brand, Renderer
 from messages.way_back import WayBack
 from meter import Meter, write_stats
 from metrics import Metrics
-from orders.fact import FactUnparked, encode_fact
+from orders.fact import Fact, FactUnparked, decode_fact, encode_fact
 from orders.policy import Policy
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import WallClock
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     import faust
 
     from actors.ray_local import LocalRay
+    from connectors.archive import Archived
     from web.reader import Received
 
 log = structlog.get_logger("wire")
@@ -56,7 +58,6 @@ CHANNELS = ("email", "sms", "push", "webhook")
 MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
 REPLICAS, IN_SYNC = 3, 2
 DRAIN_S = 25.0  # of the 30 s that a stop may take
-MEASURED = 64  # records of a turn whose latency is measured, each standing for its neighbours; smaller turns: every one
 RESTARTS = 5  # of a role that fails in a row
 STEADY_S = 60.0  # one that ran for so long begins to count anew
 WRONG_USAGE = 2  # exit code of a role that another start cannot help
@@ -162,7 +163,7 @@ async def check_layout(settings: Settings, log_: Log) -> list[str]:
     counts = {topic: len(await log_.bounds(topic)) for topic in TOPICS}
     wrong = [f"{topic} has {count}" for topic, count in counts.items() if count != settings.layout.partitions]
     if wrong:
-        raise Failed(f"layout.partitions is {settings.layout.partitions}, but {', '.join(wrong)}: the layout is fixed at init, correct the configuration")
+        raise Failed(f"layout.partitions is {settings.layout.partitions}, but {', '.join(wrong)}: it is fixed at init, correct the configuration")
     if settings.log == "embedded":
         return []
     from streams.kafka import KafkaLog
@@ -171,7 +172,7 @@ async def check_layout(settings: Settings, log_: Log) -> list[str]:
     replicas, in_sync = await log_.replication(TOPICS)
     if replicas >= REPLICAS and in_sync >= IN_SYNC:
         return []
-    return [f"Kafka keeps {replicas} replicas and asks {in_sync} to acknowledge: what was accepted needs {REPLICAS} and {IN_SYNC} to outlive a broker"]
+    return [f"Kafka keeps {replicas} replicas, {in_sync} of which acknowledge: {REPLICAS} and {IN_SYNC} outlive the loss of a broker"]
 
 
 def log_url(settings: Settings) -> str:
@@ -404,7 +405,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         archiver: Archiver | None = None
         if settings.archive:
             archiver = Archiver(Archive(folder / "archive"), log_, crash)
-            apps.append(make_app(f"{settings.group}-archive", address, archiver, archiver.offer, topics=TOPICS, folder=folder, session_timeout_s=session))
+            group = f"{settings.group}-archive"
+            apps.append(make_app(group, address, archiver, archiver.offer, topics=TOPICS, folder=folder, session_timeout_s=session))
         health = Health(
             metrics,
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],
@@ -442,7 +444,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
             log.warning("drain took too long; what is under way is read again")
         for task in background:
             task.cancel()
-        write_stats(folder, {**meter.stats(), "ready": False})
+        write_stats(folder, {**meter.stats(), "stages": w.stages(), "ready": False})
     if ray is not None:
         await asyncio.to_thread(ray.stop)
     if crashed:
@@ -486,7 +488,7 @@ async def keep_modes(store: Store, settings: Settings, dispatcher: Dispatcher, w
 async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Store, folder: Path) -> None:
     for turn in count():
         meter.look(w, dispatcher)
-        write_stats(folder, {**meter.stats(), "ready": w.is_ready()})
+        write_stats(folder, {**meter.stats(), "stages": w.stages(), "ready": w.is_ready()})
         if turn % 5 == 0:
             with contextlib.suppress(StoreDown, StoreRefused):
                 await meter.ask(store, w)
@@ -792,8 +794,24 @@ async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     return [f"{tag}: {count}" for tag, count in observed.items()] or [f"nothing has been observed on {channel} yet"]
 
 
-def train(settings: Settings, out: Path, progress: bool) -> dict[str, Any]:
+def train(settings: Settings, out: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """New weights from the facts in the archive, in the order in which each partition received them."""
     from connectors.archive import Archive
-    from model.train import train_from_archive
+    from model.train import TrainingRefused, train_from_archive
 
-    return train_from_archive(Archive(settings.folder / "archive"), out, progress)
+    archive = Archive(settings.folder / "archive")
+    parts = [archive.read(tp) for tp in archive.partitions() if tp[0] == "facts"]
+    if not parts:
+        raise Failed(f"there is no archive in {settings.folder}: run a worker with `archive: true` first")
+    try:
+        made = train_from_archive(_archived_facts(parts), out, created_from=f"archive of {settings.shop}", tell=tell)
+    except TrainingRefused as error:
+        raise Failed(str(error)) from None
+    return {"version": made.version, "rows": made.rows, "metrics": made.metrics, "promoted": made.promoted}
+
+
+def _archived_facts(parts: Sequence[Iterator[list[Archived]]]) -> Iterator[Fact]:
+    """Merged by the log's time: orders of different partitions happened side by side. What was parked is left out."""
+    for record in heapq.merge(*(chain.from_iterable(part) for part in parts), key=lambda record: record.at):
+        with contextlib.suppress(msgspec.DecodeError):
+            yield decode_fact(record.value)

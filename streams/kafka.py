@@ -669,9 +669,8 @@ class KafkaLog:
             raise LogDown(f"no broker tells the topics' settings: {type(error).__name__}") from error
         finally:
             await admin.close()
-        in_sync = [
-            int(value) for answer in answers for resource in answer.resources for name, value, *_ in resource[4] if name == "min.insync.replicas"
-        ]
+        told = (setting for answer in answers for resource in answer.resources for setting in resource[4])
+        in_sync = [int(value) for name, value, *_ in told if name == "min.insync.replicas"]
         replicas = [len(p.replicas) for topic in topics for p in client.cluster._partitions[topic].values()]
         return min(replicas), min(in_sync, default=1)
 

@@ -25,6 +25,7 @@ from orders.effect import Claim, Outcome
 from streams.clock import Clock
 from streams.driver import trim
 from streams.processor import Asked, Channels, Chunk, Inputs, Parked, Processor, Record, Result, Scorer, Scores
+from streams.reading import park_strays, strays, without
 from streams.transport import LogDown
 
 log = structlog.get_logger("lane")
@@ -430,9 +431,12 @@ class Lane:
     async def _ask(self, inputs: Inputs) -> tuple[Asked, Scores | None]:
         time, stages = self._loop.time, self.stages
         began = time()
-        states = await self._states(inputs)
+        states, new = await self._states(inputs)
         loaded = time()
-        asked = self.processor.ask(states, inputs, self._clock.now())
+        now = self._clock.now()
+        away = strays(inputs, new, self.partitions)
+        asked = self.processor.ask(states, without(inputs, away) if away else inputs, now)
+        asked.parked.extend(park_strays(inputs, away, now))
         done = time()
         stages["load"] += loaded - began
         stages["ask"] += done - loaded
@@ -442,7 +446,8 @@ class Lane:
         stages["score"] += time() - done
         return asked, scores
 
-    async def _states(self, inputs: Inputs) -> dict[str, Any]:
+    async def _states(self, inputs: Inputs) -> tuple[dict[str, Any], list[str]]:
+        """The states of all keys of the inputs, and the keys that have none."""
         keys: dict[str, None] = {}
         for record in inputs.records:
             if record.key is not None:
@@ -462,12 +467,15 @@ class Lane:
                 missing.append(key)
             else:
                 found[key] = state
+        new: list[str] = []
         if missing:
             decode = self.processor.decode
             for key, blob in zip(missing, await self._store.load(self.id, missing), strict=True):
-                if blob is not None:
+                if blob is None:
+                    new.append(key)
+                else:
                     found[key] = decode(blob)
-        return found
+        return found, new
 
     async def _commit(self, inputs: Inputs, span: tuple[int, int] | None, result: Result, scores: Scores | None = None) -> None:
         held = self.held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import blake2b
 from typing import TypeVar
@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from orders.request import Request
+from streams.partition import misplaced
 from streams.processor import Inputs, Parked, Record
 
 MAX_RECORD_BYTES = 1 << 20
@@ -37,6 +38,21 @@ def read(
             yield record, *_read(record, decode, key_of)
         except Unreadable as error:
             parked.append(park(inputs, record, error.reason, error.detail, now))
+
+
+def strays(inputs: Inputs, new: Sequence[str], partitions: int) -> list[Record]:
+    """The records whose key belongs to another partition. `new`: keys without a state; the others were looked at when they were new."""
+    away = misplaced(new, inputs.partition, partitions) if new and partitions else ()
+    return [r for r in inputs.records if r.key is not None and r.key.decode(errors="replace") in away] if away else []
+
+
+def park_strays(inputs: Inputs, away: Sequence[Record], now: int) -> list[Parked]:
+    return [park(inputs, record, "wrong_partition", "key", now) for record in away]
+
+
+def without(inputs: Inputs, away: Sequence[Record]) -> Inputs:
+    gone = {record.offset for record in away}
+    return msgspec.structs.replace(inputs, records=[r for r in inputs.records if r.offset not in gone])
 
 
 def park(inputs: Inputs, record: Record, reason: str, detail: str, now: int) -> Parked:

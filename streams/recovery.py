@@ -21,6 +21,7 @@ from connectors.store import Commit, LaneId, Store
 from streams.clock import Clock
 from streams.lane import Cache, Limits, encode_parked, parked_id, poison, where
 from streams.processor import Inputs, Processor, Record, Result
+from streams.reading import park_strays, strays, without
 from streams.transport import Log, LogMismatch
 
 log_ = structlog.get_logger("recovery")
@@ -63,7 +64,9 @@ async def rebuild(
     Raises LogMismatch when archive and log together do not hold everything, LogDown, StoreDown, LaneLost.
     """
     topic, partition = processor.topic, lane.partition
-    first, end = (await log.bounds(topic)).get(partition, (0, 0))
+    bounds = await log.bounds(topic)
+    first, end = bounds.get(partition, (0, 0))
+    partitions = 0 if processor.stateless else len(bounds)
     archived = await _archived(archive, topic, partition)
     if archived > end:
         raise LogMismatch(f"{topic}.{partition}: the archive holds {archived} records, the log only {end}: it is the log that is another one")
@@ -78,7 +81,7 @@ async def rebuild(
     records = entries = 0
     async for inputs, last in _parts(lane, topic, until, reached, log, archive):
         states = await _states(_keys(processor, inputs), cache, store, lane, processor)
-        for part, result in merged(processor, states, inputs, clock.now()):
+        for part, result in merged(processor, states, inputs, clock.now(), partitions):
             parked = {parked_id(row): encode_parked(row) for row in result.parked}
             counts = {"accepted": len(part.records), "done": len(part.records) - len(parked), "parked": len(parked)}
             await store.commit(
@@ -110,19 +113,29 @@ async def refold(
 
     What promise 2 speaks of: at rest they are the store's own, byte for byte.
     """
-    _, end = (await log.bounds(processor.topic)).get(lane.partition, (0, 0))
+    bounds = await log.bounds(processor.topic)
+    _, end = bounds.get(lane.partition, (0, 0))
+    partitions = 0 if processor.stateless else len(bounds)
     states: dict[str, Any] = {}
     async for inputs, _ in _parts(lane, processor.topic, end if until is None else until, 0, log, archive):
-        for _, result in merged(processor, states, inputs, 0):
+        for _, result in merged(processor, states, inputs, 0, partitions):
             states |= result.states
     return {key: processor.encode(state) for key, state in states.items()}
 
 
-def merged(processor: Processor, states: Mapping[str, Any], inputs: Inputs, now: int) -> list[tuple[Inputs, Result]]:
-    """`Processor.rebuild`, in as many parts as it takes: a record that it stumbles over is parked, as its lane parked it.
+def merged(
+    processor: Processor, states: Mapping[str, Any], inputs: Inputs, now: int, partitions: int = 0
+) -> list[tuple[Inputs, Result]]:
+    """`Processor.rebuild`, in as many parts as it takes: a record that it stumbles over is parked, as its lane parked it, and so is
+    one that lies in another of the `partitions` than its key (0: of a processor that does not care).
 
     Raises what the processor raises for a journal entry: without its entries a state is not the one that was lost.
     """
+    away = strays(inputs, [key for key in _keys(processor, inputs) if key not in states], partitions)
+    if away:
+        here = msgspec.structs.replace(inputs, records=away)
+        parked = (here, Result(states={}, due={}, parked=park_strays(inputs, away, now)))
+        return [parked, *merged(processor, states, without(inputs, away), now)]
     try:
         return [(inputs, processor.rebuild(states, inputs, now))]
     except Exception as error:

@@ -15,7 +15,7 @@ import structlog
 from connectors.store import LaneId, LaneLost, Store, StoreDown, StoreWentBack
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
-from streams.lane import Lane, Limits, Meters, where
+from streams.lane import STAGES, Lane, Limits, Meters, where
 from streams.processor import Chunk, Processor, Scorer
 from streams.transport import TP, Log, LogDown
 
@@ -119,6 +119,15 @@ class Worker:
     def is_ready(self) -> bool:
         """Every partition given to us has a running lane."""
         return self._assigned_once and not self._closing and not self.stopped and all(lane.positioned for lane in self.lanes.values())
+
+    def stages(self) -> dict[str, dict[str, float]]:
+        """Seconds that the running lanes of each processor have spent in each stage of their turns."""
+        spent: dict[str, dict[str, float]] = {}
+        for lane in self.lanes.values():
+            its = spent.setdefault(lane.id.processor, dict.fromkeys(STAGES, 0.0))
+            for stage, seconds in lane.stages.items():
+                its[stage] += seconds
+        return spent
 
     async def close(self) -> None:
         self._closing = True

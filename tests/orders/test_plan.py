@@ -10,12 +10,10 @@ import pytest
 
 from messages.template import FIELDS, WORDING
 from orders import fact as facts
-from orders.compact import TWINS
 from orders.decision import Decision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Address, Fact, Quantity, Tracking
-from orders.journal import Claimed, Decided, Ended, Offered, TimerFired, adopt
-from orders.merge import merge
+from orders.journal import Claimed, Decided, Ended, Offered, adopt
 from orders.plan import TEAMS, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
 from orders.policy import TRIGGERS, Policy
 from orders.request import MessageRequested, StockReleaseRequested, StockRequested
@@ -28,7 +26,6 @@ from tests.orders.lives import (
     HOUR,
     LAMP,
     LIFE,
-    MINUTE,
     ORDER,
     SHADE,
     T0,
@@ -169,17 +166,15 @@ def test_an_urgent_order_that_came_last_is_picked_first_but_nobody_waits_longer_
 # --- cancelling
 def test_cancelling_before_the_pick_releases_refunds_voids_and_says_so_once() -> None:
     labelled = scanned(Tracking.LABEL_CREATED, T0 + 2 * HOUR)
-    names = wants(*LIFE[:5], labelled, cancel(at=T0 + 3 * HOUR))
-    assert names == {
+    assert wants(*LIFE[:5], labelled, cancel(at=T0 + 3 * HOUR)) == {
         "notify.email cancelled",
         "payment.refund cancelled pi_1",
         "carrier.void cancelled P1",
         "stock.release cancelled reserve-1",
         "stock.release cancelled reserve-2",
-        "notify.email payment_confirmed",
         "reference.link payment pi_1",
         "reference.link tracking 1Z-P1",
-    } - {"notify.email payment_confirmed"}
+    }
 
 
 def test_a_cancelled_order_is_refunded_what_is_still_out_per_payment() -> None:
@@ -234,8 +229,7 @@ def test_a_failed_payment_asks_the_customer_and_a_second_one_finance_and_a_succe
 def test_every_notice_has_a_team() -> None:
     everything = set().union(*(wants(*LIFE[:n], *extra) for n in range(9) for extra in itertools.combinations(EACH, 2)))
     notices = {parts(name)[1] for name in everything if name.startswith("team.notice")}
-    assert notices <= TEAMS.keys()
-    assert {"payment_problem", "contradiction", "exception", "dispute", "stock_risk"} - {"payment_problem"} <= notices | {"stock_risk"}
+    assert {"contradiction", "exception", "dispute", "stock_risk"} <= notices <= TEAMS.keys()
 
 
 # --- timers
@@ -318,7 +312,7 @@ def test_every_message_of_the_table_carries_every_field_its_template_needs() -> 
                 missing = set(FIELDS[(sent.template, sent.channel)]) - sent.fields.keys()
                 assert not missing, f"{name} lacks {missing}"
                 assert all(sent.fields.values())
-                assert (sent.order, sent.customer, sent.person) == (ORDER, "lumi:77", ANNA)
+                assert (sent.order, sent.customer, sent.person.email) == (ORDER, "lumi:77", ANNA.email)
                 assert T0 <= sent.milestone_at < sent.expires
                 said.add((parts(name)[1], sent.channel))
     assert said == {(t.milestone, t.channel) for t in TRIGGERS}
@@ -395,10 +389,3 @@ def test_an_edited_order_gives_back_what_it_does_not_want_any_more() -> None:
     names = wants(placed(), edited, captured(), reserved(LAMP), reserved(SHADE))
     assert "stock.release cancelled reserve-2" in names
     assert "stock.release cancelled reserve-1" not in names
-
-
-def test_all_facts_in_memory_are_compact() -> None:
-    order = order_of(*EACH)
-    assert {type(variants[0]) for variants in order.facts.values()} <= set(TWINS.values())
-    assert TimerFired(at=T0, timer="x").at == T0 + 0 * MINUTE
-    assert merge(order, LIFE[0]).facts.keys() == order.facts.keys()

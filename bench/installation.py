@@ -1,0 +1,207 @@
+"""A whole installation for the benches: log, store, Ray and workers, each a process of its own as in production.
+
+The workers are `run.py worker` with a configuration file; the log is a real Kafka started here or the embedded one; the
+store is the embedded Valkey with `appendfsync always`. Every channel is in observe. All of it ends with the block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import yaml
+
+import settings as settings_module
+import wire
+from actors.ray_local import process_tree
+from bench.machine import Usage, folder_bytes, usages
+from connectors.store import LaneId, Store
+from settings import Settings
+from streams.lane import STAGES
+from streams.transport import Log
+
+KAFKA = Path(__file__).resolve().parents[2] / "shared" / "kafka"
+READY_S = 90.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to start."""
+
+    log: str = "kafka"  # "kafka" | "embedded"
+    kafka: Path = KAFKA  # folder with the script `kafka` and its libs
+    partitions: int = 4
+    workers: int = 1
+    archive: bool = True
+    ray: bool = True
+
+
+class Installation:
+    """What is running. `settings` are the first worker's."""
+
+    def __init__(self, plan: Plan, folder: Path, settings: Settings, store: Store, log: Log, broker: Path | None) -> None:
+        self.plan, self.folder, self.settings, self.store, self.log = plan, folder, settings, store, log
+        self._broker = broker
+        self._configs: list[Path] = []
+        self._ports: list[int] = []
+        self._workers: list[asyncio.subprocess.Process] = []
+
+    @property
+    def orders(self) -> list[LaneId]:
+        return wire.lanes(self.settings, ["orders"])
+
+    async def start_workers(self) -> None:
+        """Returns when all say that they are ready. Raises wire.Failed with the last they said."""
+        self._log_file = (self.folder / "workers.log").open("ab")
+        for number in range(self.plan.workers):
+            port = _free_port()
+            config = self.folder / f"worker-{number}.yaml"
+            _configure(config, self.folder, self.settings.log, self.plan, port)
+            self._ports.append(port)
+            self._workers.append(await wire.role("worker", config, os.environ, stderr=self._log_file))
+            await self._ready(len(self._ports))
+
+    async def _ready(self, count: int) -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+            for _ in range(int(READY_S / 0.05)):
+                self.check()
+                answers = 0
+                for port in self._ports[:count]:
+                    with contextlib.suppress(httpx.TransportError):
+                        answers += (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+                if answers == count:
+                    return
+                await asyncio.sleep(0.05)
+        raise wire.Failed("the workers did not become ready:\n" + self.last_words())
+
+    def check(self) -> None:
+        """Raises wire.Failed when a worker has ended."""
+        if any(worker.returncode is not None for worker in self._workers):
+            raise wire.Failed("a worker ended:\n" + self.last_words())
+
+    def last_words(self) -> str:
+        return "\n".join((self.folder / "workers.log").read_text(errors="replace").splitlines()[-8:])
+
+    async def stop_workers(self) -> list[int | None]:
+        """Their exit codes."""
+        workers, self._workers = self._workers, []
+        if workers:
+            await wire.end_roles(workers)
+            self._log_file.close()
+        return [worker.returncode for worker in workers]
+
+    # --- what is known of it
+    def processes(self) -> dict[str, list[int]]:
+        """PIDs by what they are: "worker", "ray", "store", "broker", "feeder" (this process)."""
+        found: dict[str, list[int]] = {"worker": [w.pid for w in self._workers], "ray": [], "store": [], "broker": [], "feeder": [os.getpid()]}
+        if self._broker is not None:
+            found["broker"].append(int((self._broker / "pid").read_text()))
+        for pid in process_tree(os.getpid()):
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
+                if name.startswith(("valkey", "redis")):
+                    found["store"].append(pid)
+                elif pid not in found["worker"] and pid != os.getpid() and any(pid in process_tree(worker) for worker in found["worker"]):
+                    found["ray"].append(pid)
+        return found
+
+    def usages(self) -> dict[str, Usage]:
+        return usages(self.processes())
+
+    def disk(self) -> dict[str, int]:
+        """Bytes on disk: the store's append-only files, the log, the archive."""
+        log = self._broker / "data" if self._broker is not None else self.folder / "log"
+        return {"store": folder_bytes(self.folder / "store"), "log": folder_bytes(log), "archive": folder_bytes(self.folder / "archive")}
+
+    def stats(self) -> dict[str, Any]:
+        """What the worker that wrote last measured of itself, at most a second old."""
+        found: dict[str, Any] = json.loads((self.folder / "stats.json").read_text())
+        return found
+
+    def stages(self) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = self.stats().get("stages", {})
+        return found
+
+    async def offsets(self, processors: Sequence[str]) -> dict[str, int]:
+        """How many records the lanes of each processor have behind them, in all."""
+        found = {}
+        for name in processors:
+            found[name] = sum(standing.offset or 0 for standing in await self.store.standing(wire.lanes(self.settings, [name])))
+        return found
+
+    async def ends(self) -> dict[str, int]:
+        """How many records lie in each lane's topic, by processor."""
+        return {processor: sum(end for _, end in (await self.log.bounds(topic)).values()) for topic, processor in wire.PROCESSOR_OF.items()}
+
+
+@contextlib.asynccontextmanager
+async def installation(plan: Plan, folder: Path | None = None) -> AsyncIterator[Installation]:
+    """Log and store run and are laid out; workers are started by `start_workers`. Raises wire.Failed."""
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orderflow-bench-", ignore_cleanup_errors=True)))
+        broker = folder / "broker" if plan.log == "kafka" else None
+        log = f"kafka://{stack.enter_context(_kafka(plan.kafka, broker))}" if broker is not None else "embedded"
+        config = folder / "bench.yaml"
+        _configure(config, folder, log, plan, 0)
+        settings = settings_module.load(config)
+        async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log_:
+            await wire.lay_out(settings, store, log_)
+            its = Installation(plan, folder, settings, store, log_, broker)
+            try:
+                yield its
+            finally:
+                await its.stop_workers()
+
+
+def _configure(path: Path, folder: Path, log: str, plan: Plan, port: int) -> None:
+    tree: Mapping[str, Any] = {
+        "data": str(folder),
+        "log": log,
+        "ray": "local" if plan.ray else "off",
+        "archive": plan.archive,
+        "replicated": False,  # one broker
+        "layout": {"partitions": plan.partitions},
+        "http": {"worker_port": port},
+    }
+    path.write_text(yaml.safe_dump(dict(tree)))
+
+
+@contextlib.contextmanager
+def _kafka(home: Path, folder: Path) -> Iterator[str]:
+    script = home / "kafka"
+    if not script.exists() or shutil.which("java") is None:
+        raise wire.Failed(f"no Kafka to bench: {script} (--kafka DIR) and a Java runtime are needed; or take --log embedded")
+    port = _free_port(2)
+    subprocess.run([str(script), "start", str(folder), str(port)], check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        subprocess.run([str(script), "stop", str(folder)], check=False)
+
+
+def _free_port(in_a_row: int = 1) -> int:
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            first = 0
+            for number in range(in_a_row):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", first + number if first else 0))
+                first = first or probe.getsockname()[1]
+            return first
+
+
+def stage_rows(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Seconds per processor and stage between two looks."""
+    none = dict.fromkeys(STAGES, 0.0)
+    return {name: {stage: round(spent[stage] - before.get(name, none)[stage], 3) for stage in STAGES} for name, spent in after.items()}

@@ -1,0 +1,552 @@
+"""The orders lane's two halves, turn by turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from orders.effect import Claim, Outcome, effect_id
+from orders.fact import Fact, FactUnparked, MessageReported, Tracking, encode_fact
+from orders.journal import AnyEntry, Claimed, Closed, Decided, Ended, Offered, TimerFired, Withdrawn, adopt, decode_record
+from orders.merge import merge
+from orders.policy import Policy
+from orders.request import AnyCustomer, AnyReference, AnyStock, MessageBlocked, MessageFreed, MessageRequested, StockRequested
+from orders.state import Order, encode
+from orders.view import View, view
+from streams.orders import OrdersProcessor, mark_id
+from streams.processor import Inputs, Parked, Record, Result, Scores
+from tests.orders.lives import (
+    DAY,
+    HOUR,
+    LAMP,
+    LIFE,
+    MINUTE,
+    ORDER,
+    SHADE,
+    T0,
+    cancel,
+    captured,
+    failed,
+    hold,
+    packed,
+    placed,
+    release,
+    reserved,
+    review,
+    scanned,
+)
+
+READ = msgspec.json.Decoder(AnyCustomer | AnyReference | AnyStock)
+
+
+class Switch:
+    """Channels with modes and slots set by hand."""
+
+    version = 7
+
+    def __init__(self, mode: str = "live", slots: int = 64) -> None:
+        self.default, self.slots = mode, slots
+        self.modes: dict[str, str] = {}
+
+    def mode(self, channel: str) -> str:
+        return self.modes.get(channel, self.default)
+
+    def take(self, channel: str) -> bool:
+        self.slots -= 1
+        return self.slots >= 0
+
+    def retry_at(self, channel: str, now: int) -> int:
+        return now + 100
+
+
+class Lane:
+    """A lane without store and log: states are kept, everything else is collected."""
+
+    def __init__(self, mode: str = "live", fraud: float = 0.1, ability: str = "neither", policy: Policy | None = None) -> None:
+        self.processor = OrdersProcessor(lambda v: (1.0, float(v.paid)), policy or Policy(), {"webhook": ability})
+        self.channels = Switch(mode)
+        self.fraud = fraud
+        self.fallback = False
+        self.states: dict[str, Order] = {}
+        self.due: dict[str, int] = {}
+        self.tags: dict[str, set[str]] = {}
+        self.claims: list[Claim] = []
+        self.requests: list[Any] = []
+        self.entries: list[AnyEntry] = []
+        self.parked: list[Parked] = []
+        self.asked = 0
+        self.now = T0
+
+    def result(self, records: Sequence[Record] = (), due: Sequence[str] = (), outcomes: Sequence[Outcome] = (), adopted: Sequence[bytes] = ()) -> Result:
+        asked = self.processor.ask(self.states, Inputs("facts", 3, records, due, outcomes, adopted), self.now)
+        scores = None
+        if asked.questions:
+            n = len(asked.questions.keys)
+            assert asked.questions.rows.shape == (n, 2)
+            self.asked += n
+            flat = np.full(n, self.fraud, np.float32)
+            scores = Scores(flat, flat, flat * 0, flat * 1000, flat, [("velocity",)] * n, "m1", self.fallback)
+        return self.processor.answer(asked, scores, self.now, self.channels)
+
+    def turn(self, *facts: Fact | Record, now: int = 0, **more: Any) -> Result:
+        self.now = now or self.now + 1_000
+        records = [f if isinstance(f, Record) else record(f, i) for i, f in enumerate(facts)]
+        result = self.result(records, **more)
+        for key, order in result.states.items():
+            self.states[key] = order
+            assert result.due[key] == 0 or result.due[key] > self.now
+            self.due[key] = result.due[key]
+        for key, lost, gained, _ in result.index:
+            had = self.tags.setdefault(key, set())
+            assert set(lost) <= had
+            assert not set(gained) & had
+            had -= set(lost)
+            had |= set(gained)
+        self.claims += result.claims
+        self.requests += [READ.decode(out.value) for out in result.outbox]
+        self.entries += [entry for blob in result.journal for entry in decode_record(blob).entries]
+        self.parked += result.parked
+        return result
+
+    def wait(self, key: str = ORDER) -> Result:
+        """Until the next thing is due."""
+        assert self.due[key]
+        return self.turn(now=self.due[key], due=[key])
+
+    def end(self, claim: Claim, kind: str, **more: Any) -> Result:
+        return self.turn(outcomes=[Outcome(key=claim.key, effect=claim.effect, attempt=claim.attempt, kind=kind, at=self.now + 10, **more)])
+
+    def of(self, kind: type) -> list[Any]:
+        return [entry for entry in self.entries if isinstance(entry, kind)]
+
+    def asks(self, kind: type) -> list[Any]:
+        return [r for r in self.requests if isinstance(r, kind)]
+
+    def claimed(self, action: str) -> list[Claim]:
+        ids = {e.id for e in self.of(Offered) if e.action == action}
+        return [c for c in self.claims if c.effect in ids]
+
+    @property
+    def view(self) -> View:
+        return view(self.states[ORDER])
+
+
+def record(fact: Fact, offset: int = 0, at: int = T0) -> Record:
+    return Record(offset, fact.order.encode(), encode_fact(fact), at)
+
+
+READY = (*LIFE[:2], reserved(LAMP), reserved(SHADE))
+
+
+# --- bad input
+GOOD = encode_fact(captured())
+BAD: list[tuple[str, bytes | None, bytes, str, str]] = [
+    ("no JSON", b"lumi:1001", b"{", "malformed", "value"),
+    ("not UTF-8", b"lumi:1001", b'{"type":"\xff"}', "malformed", "value"),
+    ("NaN", b"lumi:1001", GOOD.replace(b"4999", b"NaN"), "malformed", "value"),
+    ("wrong type", b"lumi:1001", GOOD.replace(b"4999", b'"anna@example.invalid"'), "schema", "$.amount"),
+    ("unknown kind", b"lumi:1001", GOOD.replace(b"PaymentCaptured", b"PaymentImagined"), "schema", "$.type"),
+    ("required field gone", b"lumi:1001", GOOD.replace(b'"currency"', b'"currencies"'), "schema", "$"),
+    ("unknown version", b"lumi:1001", GOOD.replace(b'{"type"', b'{"v":9,"type"'), "version", "$.v"),
+    ("unknown currency", b"lumi:1001", GOOD.replace(b"EUR", b"QQQ"), "currency", "$.currency"),
+    ("impossible date", b"lumi:1001", GOOD.replace(str(T0 + MINUTE).encode(), b"1790000060"), "bounds", "$.at"),
+    ("far future", b"lumi:1001", GOOD.replace(str(T0 + MINUTE).encode(), str(T0 + 500 * DAY).encode()), "bounds", "$.at"),
+    ("infinite signal", b"lumi:1001", encode_fact(placed()).replace(b'"velocity":1.0', b'"velocity":1e999'), "bounds", "$.signals[...]"),
+    ("10 MB", b"lumi:1001", b'{"type":"NoteAdded","text":"' + b"x" * (10 << 20) + b'"}', "too_large", "value"),
+    ("other order", b"lumi:2", GOOD, "wrong_key", "key"),
+    ("null key", None, GOOD, "null_key", "key"),
+    ("key not UTF-8", b"\xff", GOOD, "malformed", "value"),
+    ("deep nesting", b"lumi:1001", b"[" * 100_000, "malformed", "value"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "reason", "detail"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_a_bad_record_is_parked_with_its_bytes_and_its_neighbours_go_on(key: bytes | None, value: bytes, reason: str, detail: str) -> None:
+    lane = Lane()
+    lane.turn(record(placed(), 5), Record(6, key, value, T0), record(captured(object="pi_7"), 7))
+    (parked,) = lane.parked
+    assert (parked.reason, parked.offset, parked.key, parked.value) == (reason, 6, key, value)
+    assert parked.detail == detail or (detail == "$.type" and parked.detail.startswith("$"))
+    assert "anna" not in parked.detail
+    assert lane.view.captured == 4999
+    marked = key is not None and key != b"\xff"
+    order = (key or b"").decode(errors="replace")
+    assert (order in lane.states and view(lane.states[order]).incomplete) == marked
+
+
+def test_fields_that_nobody_knows_yet_are_ignored() -> None:
+    lane = Lane()
+    lane.turn(Record(0, b"lumi:1001", GOOD.replace(b'{"type"', b'{"v":2,"colour":"red","type"'), T0))
+    assert lane.parked == []
+    assert lane.view.captured == 4999
+
+
+def test_a_poison_report_holds_pick_back_until_it_is_dealt_with_and_its_order_says_so() -> None:
+    lane = Lane()
+    poison = Record(9, b"lumi:1001", b"{", T0)
+    lane.turn(poison, *READY)
+    assert "incomplete" in lane.tags[ORDER]
+    assert lane.claimed("warehouse.pick") == []
+    assert lane.asks(MessageRequested)  # the rest goes on
+    lane.turn(poison)  # the same bytes once more are the same mark
+    lane.turn(FactUnparked(order=ORDER, system="staff", object=mark_id(b"lumi:1001", b"{"), at=T0 + HOUR, by="sam"))
+    assert "incomplete" not in lane.tags[ORDER]
+    assert len(lane.claimed("warehouse.pick")) == 1
+
+
+# --- safety of the cached state, determinism
+def test_a_turn_leaves_the_states_it_was_given_as_they_were_and_says_the_same_when_repeated() -> None:
+    lane = Lane()
+    lane.turn(*READY)
+    before = encode(lane.states[ORDER])
+    records = [record(f) for f in (packed(), hold(), cancel(), LIFE[5])] + [Record(0, b"lumi:1001", b"{", T0)]
+    results = [lane.result(records) for _ in range(2)]
+    assert encode(lane.states[ORDER]) == before
+    first, second = [(encode(r.states[ORDER]), r.journal, r.outbox, r.due, r.index, [c.body for c in r.claims], r.parked) for r in results]
+    assert first == second
+
+
+def test_states_do_not_depend_on_how_facts_are_cut_into_chunks() -> None:
+    ends = []
+    for size in (1, 3, 8):
+        lane = Lane(mode="observe")
+        for i in range(0, 8, size):
+            lane.turn(*LIFE[i : i + size], now=T0 + 3 * DAY)
+        order = lane.states[ORDER].fork()
+        order.decision = None  # one decision per turn: their number differs, and is in the journal
+        ends.append(encode(order))
+        rebuilt = Order(ORDER)
+        for fact in reversed(LIFE):
+            rebuilt = merge(rebuilt, fact)
+        for entry in reversed(lane.entries):
+            rebuilt = adopt(rebuilt, entry)
+        assert encode(rebuilt) == encode(lane.states[ORDER])
+    assert len(set(ends)) == 1
+
+
+def test_a_repeated_fact_writes_nothing() -> None:
+    lane = Lane()
+    lane.turn(*READY)
+    result = lane.turn(*READY)
+    assert (result.states, result.journal, result.outbox) == ({}, [], [])
+    assert lane.processor.counts.facts["duplicate"] == 4
+
+
+def test_an_order_is_asked_about_once_per_turn_and_only_when_something_that_matters_is_new() -> None:
+    lane = Lane()
+    lane.turn(*READY)
+    assert lane.asked == 1
+    lane.turn(hold())
+    assert lane.asked == 1
+    lane.turn(captured(1, object="pi_2"))
+    assert lane.asked == 2
+    assert [d.decision.number for d in lane.of(Decided)] == [1, 2]
+
+
+def test_what_was_seen_is_counted() -> None:
+    lane = Lane()
+    lane.turn(placed(), reserved())
+    lane.turn(captured(), captured(), captured(5))
+    counts = lane.processor.counts
+    assert counts.facts == {"applied": 2, "late": 1, "duplicate": 1, "contradiction": 1}
+    assert counts.transitions == {("", "in_progress"): 1}
+    assert counts.decisions == {("approve", "model"): 2}
+
+
+# --- decisions
+def test_a_fallback_score_is_marked_as_such() -> None:
+    lane = Lane()
+    lane.fallback = True
+    lane.turn(placed())
+    assert lane.view.decision is not None
+    assert (lane.view.verdict_by, lane.view.decision.model, lane.view.decision.reasons) == ("fallback", "m1", ("velocity",))
+
+
+def test_a_person_who_released_a_review_is_not_overruled_by_a_later_score() -> None:
+    lane = Lane(fraud=0.5)
+    lane.turn(*READY)
+    assert lane.tags[ORDER] == {"on_hold", "held"}
+    lane.turn(release("review"))
+    lane.fraud = 0.8
+    lane.turn(captured(1, object="pi_2"))  # scored again, worse than before
+    assert lane.asked == 2
+    assert lane.tags[ORDER] == {"in_progress"}
+    assert len(lane.claimed("warehouse.pick")) == 1
+
+
+def test_what_a_model_alone_declines_waits_and_is_not_done_if_the_score_turns() -> None:
+    lane = Lane(fraud=0.95)
+    lane.turn(placed(), captured())
+    assert lane.tags[ORDER] == {"on_hold", "held"}
+    assert lane.due[ORDER] == lane.now + lane.processor._policy.settle_ms
+    lane.fraud = 0.1
+    lane.turn(LIFE[2])
+    assert lane.of(TimerFired) == []
+    lane.turn(captured(1, object="pi_2"))
+    lane.wait()
+    assert lane.claimed("payment.refund") == []
+    assert lane.tags[ORDER] == {"in_progress"}
+
+
+def test_a_model_s_decline_that_settled_cancels_refunds_and_tells() -> None:
+    lane = Lane(fraud=0.95)
+    lane.turn(placed(), captured())
+    lane.wait()
+    assert lane.tags[ORDER] == {"cancelled"}
+    (refund,) = lane.claimed("payment.refund")
+    assert msgspec.json.decode(refund.body)["data"]["amount"] == 4999
+    assert [m.template for m in lane.asks(MessageRequested)] == ["cancelled"]
+
+
+# --- effects: observe
+def test_in_observe_what_is_wanted_is_closed_by_the_commit_that_finds_it_and_going_live_never_sends_it() -> None:
+    lane = Lane(mode="observe")
+    lane.turn(*READY)
+    assert (lane.claims, [type(r).__name__ for r in lane.requests]) == ([], ["ReferenceLinked"])
+    (closed,) = lane.of(Closed)
+    assert "warehouse.pick in_progress main" in closed.effects
+    assert closed.channels == 7
+    lane.channels.default = "live"
+    lane.turn(LIFE[5])
+    assert {parts.template for parts in lane.asks(MessageRequested)} == {"shipped"}
+    assert lane.claimed("warehouse.pick") == []
+
+
+def test_each_channel_has_a_mode_of_its_own() -> None:
+    lane = Lane(mode="observe")
+    lane.channels.modes["email"] = "live"
+    lane.turn(*LIFE)
+    assert {m.channel for m in lane.asks(MessageRequested)} == {"email"}
+    assert lane.claims == []
+
+
+# --- effects: claims
+def test_a_claim_carries_bytes_hash_and_deadline_and_its_entry_is_in_the_same_commit() -> None:
+    lane = Lane()
+    result = lane.turn(*READY)
+    (claim,) = result.claims
+    (entry,) = lane.of(Claimed)
+    assert (claim.lane, claim.key, claim.channel, claim.attempt) == ("orders.0.3", ORDER, "webhook", 1)
+    assert claim.effect == effect_id(ORDER, "in_progress", "main", "warehouse.pick") == entry.id
+    assert claim.deadline == entry.deadline == lane.now + 30_000
+    assert msgspec.json.decode(claim.body)["event"] == "warehouse.pick"
+    lane.end(claim, "sent", reference="wms-9")
+    assert lane.states[ORDER].ledger[entry.effect].attempts[0].reference == "wms-9"
+    lane.turn(LIFE[5])
+    assert len(lane.claimed("warehouse.pick")) == 1
+
+
+def test_nothing_is_claimed_while_a_hold_is_known_and_all_is_when_it_is_released() -> None:
+    lane = Lane()
+    lane.turn(*READY, hold())
+    assert lane.of(Offered)
+    assert lane.claimed("warehouse.pick") == []
+    lane.turn(release("h1"))
+    assert len(lane.claimed("warehouse.pick")) == 1
+
+
+def test_more_than_the_channel_can_start_waits_and_the_most_urgent_goes_first() -> None:
+    lane = Lane()
+    orders = [f"lumi:{i}" for i in range(4)]
+    lane.channels.slots = 1
+    facts = [msgspec.structs.replace(f, order=o, at=f.at + i) for i, o in enumerate(reversed(orders)) for f in READY]
+    lane.turn(*facts)
+    (first,) = lane.claims
+    assert first.key == orders[-1]  # it was paid first
+    assert all(lane.due[o] == lane.now + 100 for o in orders[:-1])
+    lane.channels.slots = 9
+    lane.turn(now=lane.now + 100, due=orders)
+    assert len(lane.claims) == 4
+
+
+def test_in_sandbox_claims_say_so_and_a_stop_claims_nothing_but_loses_nothing() -> None:
+    lane = Lane(mode="sandbox")
+    lane.turn(*READY)
+    assert [c.sandbox for c in lane.claims] == [True]
+    lane = Lane(mode="stopped")
+    lane.turn(*READY)
+    assert lane.claims == []
+    lane.channels.default = "live"
+    lane.wait()
+    assert len(lane.claims) == 1
+
+
+def test_a_retryable_outcome_is_tried_again_when_the_provider_said_with_the_next_number() -> None:
+    lane = Lane()
+    lane.turn(*READY)
+    lane.end(lane.claims[0], "retryable", after=lane.now + HOUR)
+    assert lane.due[ORDER] > lane.now
+    while len(lane.claims) < 2:
+        lane.wait()
+    assert lane.now >= lane.claims[0].deadline
+    assert lane.claims[1].attempt == 2
+    assert lane.claims[1].effect == lane.claims[0].effect
+
+
+def test_an_attempt_nobody_tells_of_is_unknown_after_its_deadline_and_shown_and_not_made_again() -> None:
+    lane = Lane(policy=Policy(retire_after_ms=0))
+    lane.turn(*READY)
+    while not lane.of(Ended):
+        lane.wait()
+    (ended,) = lane.of(Ended)
+    assert (ended.kind, ended.at) == ("unknown", lane.claims[0].deadline + 30_000)
+    assert "unknown" in lane.tags[ORDER]
+    for _ in range(12):
+        if lane.due[ORDER]:
+            lane.wait()
+    assert len(lane.claims) == 1
+    lane.end(lane.claims[0], "sent")  # told after all
+    assert "unknown" not in lane.tags[ORDER]
+
+
+@pytest.mark.parametrize(("ability", "lookup"), [("keyed", False), ("lookup", True)])
+def test_an_unknown_is_settled_where_the_provider_has_a_key_or_can_be_asked(ability: str, lookup: bool) -> None:
+    lane = Lane(ability=ability)
+    lane.turn(*READY)
+    lane.end(lane.claims[0], "unknown")
+    while len(lane.claims) < 2:
+        lane.wait()
+    assert lane.claims[1].lookup is lookup
+    assert (lane.claims[1].effect, lane.claims[1].body) == (lane.claims[0].effect, lane.claims[0].body)
+    assert "unknown" not in {lane.claims[1].effect}
+
+
+def test_an_outcome_of_a_claim_that_was_never_made_is_ignored() -> None:
+    lane = Lane()
+    lane.turn(*READY)
+    before = encode(lane.states[ORDER])
+    lane.turn(outcomes=[Outcome(key=ORDER, effect="nobody", attempt=1, kind="sent", at=T0)])
+    lane.turn(outcomes=[Outcome(key=ORDER, effect=lane.claims[0].effect, attempt=7, kind="sent", at=T0)])
+    lane.turn(outcomes=[Outcome(key="lumi:other", effect="x", attempt=1, kind="sent", at=T0)])
+    assert encode(lane.states[ORDER]) == before
+    assert "lumi:other" not in lane.states
+
+
+# --- cancelling
+def test_cancelling_before_the_claim_withdraws_it() -> None:
+    lane = Lane()
+    lane.turn(*READY, hold())
+    lane.turn(cancel())
+    assert [w.effect for w in lane.of(Withdrawn) if "pick" in w.effect] == ["warehouse.pick in_progress main"]
+    lane.turn(release("h1"))
+    assert lane.claimed("warehouse.pick") == []
+
+
+def test_cancelling_after_the_label_voids_it_when_it_is_known_to_be_bought() -> None:
+    lane = Lane()
+    lane.turn(*READY, packed())
+    (label,) = lane.claimed("carrier.label")
+    lane.turn(cancel())
+    assert lane.claimed("carrier.void") == []
+    lane.end(label, "sent")
+    (void,) = lane.claimed("carrier.void")
+    assert msgspec.json.decode(void.body)["data"]["label"] == label.effect
+    assert len(lane.claimed("payment.refund")) == 1
+    assert [m.template for m in lane.asks(MessageRequested)].count("cancelled") == 1
+
+
+def test_cancelling_and_shipping_in_one_turn_the_parcel_wins() -> None:
+    lane = Lane()
+    lane.turn(*READY, cancel(), LIFE[5])
+    assert lane.tags[ORDER] == {"shipped"}
+    assert {m.template for m in lane.asks(MessageRequested)} == {"order_placed", "payment_confirmed", "shipped"}
+
+
+# --- requests to other lanes
+def test_stock_is_asked_for_once_per_line_and_again_only_while_nobody_answers() -> None:
+    lane = Lane()
+    lane.turn(placed(), captured())
+    first = lane.asks(StockRequested)
+    assert sorted((r.sku, r.quantity) for r in first) == [("LAMP-1", 2), ("SHADE-2", 1)]
+    lane.turn(reserved(SHADE, object=first[1].effect if first[1].sku == "SHADE-2" else first[0].effect))
+    assert len(lane.asks(StockRequested)) == 2
+    assert lane.due[ORDER] <= lane.now + HOUR
+    lane.wait()
+    assert [r.sku for r in lane.asks(StockRequested)[2:]] == ["LAMP-1"]
+    assert lane.asks(StockRequested)[2].effect in {r.effect for r in first}
+
+
+def test_a_message_that_stops_being_wanted_is_blocked_and_freed_when_it_is_wanted_again() -> None:
+    lane = Lane()
+    lane.turn(placed(), failed())
+    (asked,) = [m for m in lane.asks(MessageRequested) if m.template == "payment_failed"]
+    lane.turn(captured())
+    (block,) = lane.asks(MessageBlocked)
+    assert (block.effect, block.customer, block.order) == (asked.effect, "lumi:77", ORDER)
+    assert [w.effect for w in lane.of(Withdrawn)] == ["notify.email payment_failed"]
+    lane.turn(captured(100, version=1))  # the gateway corrects: it was far less
+    (free,) = lane.asks(MessageFreed)
+    assert (free.effect, free.blocks) == (asked.effect, (block.block,))
+    lane.turn(captured(4999, version=2))
+    assert [b.block for b in lane.asks(MessageBlocked)] == [f"{asked.effect}:1", f"{asked.effect}:3"]
+
+
+def test_an_answered_message_is_neither_repeated_nor_blocked() -> None:
+    lane = Lane()
+    lane.turn(placed(), failed())
+    for asked in lane.asks(MessageRequested):
+        told = MessageReported(order=ORDER, system="customers", object=f"{asked.effect}:sent", at=T0, effect=asked.effect, channel="email", outcome="sent")
+        lane.turn(told)
+    lane.turn(captured())
+    assert lane.asks(MessageBlocked) == []
+    assert all(effect.closed == "" for effect in lane.states[ORDER].ledger.values())
+
+
+def test_an_open_message_is_asked_for_again_when_what_it_would_say_has_changed() -> None:
+    lane = Lane()
+    lane.turn(*READY, scanned(Tracking.IN_TRANSIT, T0 + DAY, tracking=""))
+    assert all("tracking_number" not in m.fields for m in lane.asks(MessageRequested) if m.template == "shipped")
+    asked = len(lane.requests)
+    lane.turn(scanned(Tracking.IN_TRANSIT, T0 + DAY + 1))
+    again = [r for r in lane.requests[asked:] if isinstance(r, MessageRequested)]
+    assert {(m.template, m.channel, m.fields["tracking_number"]) for m in again} == {("shipped", c, "1Z-P1") for c in ("email", "sms", "push")}
+    assert {m.effect for m in again} <= {m.effect for m in lane.requests[:asked] if isinstance(m, MessageRequested)}
+
+
+def test_references_are_linked_once_from_merged_facts() -> None:
+    lane = Lane()
+    for fact in LIFE:
+        lane.turn(fact)
+    links = [(r.kind, r.value, r.order) for r in lane.requests if type(r).__name__ == "ReferenceLinked"]
+    assert links == [("payment", "pi_1", ORDER), ("tracking", "1Z-P1", ORDER)]
+
+
+# --- timers
+def test_timers_fire_with_the_time_they_were_due_however_late_the_lane_wakes() -> None:
+    lane = Lane(mode="observe")
+    lane.turn(*LIFE, now=T0 + 3 * DAY)
+    assert lane.due[ORDER] == LIFE[7].at + 3 * DAY
+    lane.turn(now=T0 + 30 * DAY, due=[ORDER])
+    assert [(t.timer, t.at) for t in lane.of(TimerFired)] == [("feedback", LIFE[7].at + 3 * DAY)]
+    assert "notify.email feedback" in lane.states[ORDER].closed
+
+
+def test_a_reminder_is_sent_before_its_window_and_not_when_it_was_delivered_earlier() -> None:
+    eta = {"eta_from": T0 + 2 * DAY, "eta_until": T0 + 2 * DAY + 4 * HOUR}
+    for delivered in (False, True):
+        lane = Lane()
+        lane.turn(*READY, scanned(Tracking.IN_TRANSIT, T0 + DAY, **eta), now=T0 + DAY)
+        if delivered:
+            lane.turn(scanned(Tracking.DELIVERED, T0 + DAY + HOUR))
+        lane.turn(now=eta["eta_from"] - 3 * HOUR, due=[ORDER])
+        reminders = [m for m in lane.asks(MessageRequested) if m.template == "delivery_reminder"]
+        assert len(reminders) == (not delivered)
+        assert all(m.expires == eta["eta_until"] for m in reminders)
+
+
+def test_an_order_that_ended_long_ago_shrinks_to_a_remnant_and_wakes_for_something_new() -> None:
+    lane = Lane(mode="observe")
+    lane.turn(*LIFE, now=T0 + 3 * DAY)
+    while lane.due[ORDER]:
+        lane.wait()
+    order = lane.states[ORDER]
+    assert (order.facts, order.persons, lane.tags[ORDER]) == ({}, {}, {"delivered"})
+    before = encode(order)
+    lane.turn(*LIFE)
+    assert encode(lane.states[ORDER]) == before
+    lane.turn(review(False, at=T0 + 200 * DAY))
+    assert lane.tags[ORDER] == {"delivered"}
