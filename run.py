@@ -294,7 +294,7 @@ def entry() -> None:
         raise SystemExit(USAGE) from None
     except click.Abort:
         raise SystemExit(FAILED) from None
-    except wire.Failed as error:
+    except wire.FAILURES as error:
         click.echo(str(error), err=True)
         raise SystemExit(FAILED) from None
 

@@ -6,9 +6,11 @@ Secrets are never written in the file: a field of type `Ref` names an environmen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
+from urllib.parse import quote
 
 import msgspec
 import yaml
@@ -22,7 +24,7 @@ class SettingsError(Exception):
 class Ref(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a secret is kept: `{env: NAME}` or `{file: path}`."""
 
-    env: str = ""
+    env: Annotated[str, Meta(pattern="^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
     file: str = ""
 
     def __post_init__(self) -> None:
@@ -146,7 +148,8 @@ class Settings(Section, frozen=True):
     shop: Annotated[str, Meta(description="slug of the shop, first part of every order ID", pattern="^[a-z0-9-]+$")] = "lumi"
     data: Annotated[str, Meta(description="folder for the embedded log and store, the archive and Ray")] = "data"
     log: Annotated[str, Meta(description="`embedded`, or kafka://host:port[,host:port]")] = "embedded"
-    store: Annotated[str, Meta(description="`embedded`, or a redis:// or rediss:// URL")] = "embedded"
+    store: Annotated[str, Meta(description="`embedded`, or a redis:// or rediss:// URL, a user in it if need be, never a password")] = "embedded"
+    store_password: Annotated[Ref | None, Meta(description="the store's password, by reference")] = None
     ray: Annotated[str, Meta(description="`local`, `off`, or the address of a cluster")] = "local"
     group: Annotated[str, Meta(description="consumer group and Faust app")] = "orderflow"
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
@@ -173,21 +176,9 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Setti
     """Settings of a file (or all defaults), with overrides such as `{"layout.partitions": 8}`. Raises SettingsError."""
     tree: dict[str, Any] = {}
     lines: dict[str, int] = {}
-    name = "defaults"
+    name = "defaults" if path is None else str(path)
     if path is not None:
-        name = str(path)
-        try:
-            node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
-        except FileNotFoundError:
-            raise SettingsError(f"{path}: there is no such file; `run.py init` writes one") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            at = f":{mark.line + 1}" if mark else ""
-            raise SettingsError(f"{path}{at}: not YAML: {getattr(error, 'problem', error)}") from None
-        if node is not None:
-            tree = _tree(node, "$", lines)
-            if not isinstance(tree, dict):
-                raise SettingsError(f"{path}:1: a configuration is a mapping of settings")
+        tree = _read(path, lines)
     for dotted, value in (overrides or {}).items():
         place = tree
         *parents, last = dotted.split(".")
@@ -195,39 +186,99 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Setti
             place = place.setdefault(parent, {})
         place[last] = value
     try:
-        return msgspec.convert(tree, Settings)
+        settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(name, str(error), lines)) from None
+    for field in _passwords(tree, "$"):
+        raise SettingsError(_explain(name, f"a secret is never written in the file, nor in a URL - at `{field}`", lines))
+    return settings
+
+
+def _read(path: Path, lines: dict[str, int]) -> dict[str, Any]:
+    try:
+        node = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
+        tree = {} if node is None else _tree(node, "$", lines)
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: there is no such file; `run.py init` writes one") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f":{mark.line + 1}" if mark else ""
+        raise SettingsError(f"{path}{at}: not YAML: {getattr(error, 'problem', None) or 'not text in UTF-8'}") from None
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path}:1: a configuration is a mapping of settings")
+    return tree
 
 
 def _tree(node: yaml.Node, path: str, lines: dict[str, int]) -> Any:
-    """Plain data of a YAML node; remembers the line of every field."""
+    """Plain data of a YAML node; remembers the line of every field. Raises YAMLError."""
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key, value in node.value:
-            lines[f"{path}.{key.value}"] = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a field's name is a word", problem_mark=key.start_mark)
+            if key.value in found:
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` stands here twice", problem_mark=key.start_mark)
             found[key.value] = _tree(value, f"{path}.{key.value}", lines)
             lines[f"{path}.{key.value}"] = key.start_mark.line + 1
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_tree(item, f"{path}[{index}]", lines) for index, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    try:
+        return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError):
+        raise yaml.MarkedYAMLError(problem="a value that is neither text nor a number", problem_mark=node.start_mark) from None
+
+
+def _passwords(value: Any, path: str) -> Iterator[str]:
+    """Paths of the URLs that have a password in them."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _passwords(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _passwords(inner, f"{path}[{index}]")
+    elif isinstance(value, str) and _PASSWORD.match(value):
+        yield path
+
+
+_PASSWORD = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@")
 
 
 def _explain(name: str, message: str, lines: Mapping[str, int]) -> str:
+    """`file:line: field: what is wrong`. Never quotes a value."""
     text, _, place = message.partition(" - at `")
     place = place.rstrip("`") or "$"
     if "unknown field" in text:
         place = f"{place}.{text.split('`')[1]}"
+        text = "there is no such setting; docs/configuration.md lists them all"
+    elif "missing required field" in text:
+        text = f"`{text.split('`')[1]}` is missing"
     wanted = place
     while wanted not in lines and ("." in wanted or "[" in wanted):
         wanted = wanted[: max(wanted.rfind("."), wanted.rfind("["))]
     at = f":{lines[wanted]}" if wanted in lines else ""
     field = place.removeprefix("$").removeprefix(".") or "(the whole file)"
-    if "Ref" in text or ("object" in text and "str" in text and any(word in place for word in ("password", "token", "secret"))):
-        text = "a secret is never written in the file: write {env: NAME} or {file: path}"
+    if _is_reference(place) and "reference" not in text:
+        text = "a secret is never written in the file"
+    if "a secret is never" in text:
+        text += ": write {env: NAME} or {file: path}" if _is_reference(place) else "; there is a field of its own for it"
     return f"{name}{at}: {field}: {text}"
+
+
+def _is_reference(place: str) -> bool:
+    """Whether this field, or the one it lies in, is a `Ref`."""
+    struct: Any = Settings
+    for name in place.removeprefix("$").replace("[", ".[").split("."):
+        hints = get_type_hints(struct) if isinstance(struct, type) and issubclass(struct, msgspec.Struct) else {}
+        struct = hints.get(name, struct)
+        if Ref in (struct, *get_args(struct)):
+            return True
+    return False
 
 
 def resolve(ref: Ref | None, environment: Mapping[str, str], field: str) -> str:
@@ -242,6 +293,16 @@ def resolve(ref: Ref | None, environment: Mapping[str, str], field: str) -> str:
         return Path(ref.file).read_text().strip()
     except OSError as error:
         raise SettingsError(f"{field}: the file {ref.file} cannot be read: {error.strerror}") from None
+
+
+def with_password(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """The same with the store's password in its URL, as clients take it: from here on the URL is not to be shown. Raises SettingsError."""
+    if settings.store_password is None or "://" not in settings.store:
+        return settings
+    password = quote(resolve(settings.store_password, environment, "store_password"), safe="")
+    scheme, _, rest = settings.store.partition("://")
+    user, at, place = rest.rpartition("@")
+    return msgspec.structs.replace(settings, store=f"{scheme}://{user if at else ''}:{password}@{place}")
 
 
 def reference() -> str:

@@ -27,7 +27,7 @@ import structlog
 
 from connectors.base import Secret
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
-from connectors.valkey import EmbeddedValkey, FolderInUse, url
+from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
 from meter import Meter, write_stats
@@ -39,7 +39,7 @@ from streams.clock import WallClock
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import decode_parked
 from streams.processor import Parked, Processor
-from streams.transport import Log
+from streams.transport import Log, LogDown, LogMismatch
 from streams.worker import Worker
 
 if TYPE_CHECKING:
@@ -83,6 +83,19 @@ def secret(ref: Ref | None, environment: Mapping[str, str], field: str) -> Secre
 
 def lanes(settings: Settings, processors: Sequence[str] = tuple(PROCESSOR_OF.values())) -> list[LaneId]:
     return [LaneId(name, settings.layout.id, p) for name in processors for p in range(settings.layout.partitions)]
+
+
+def names(settings: Settings) -> dict[str, str]:
+    """By topic, whose lanes read it; with the retailer's own topics."""
+    return PROCESSOR_OF | {source.topic: f"intake-{source.name}" for source in settings.sources}
+
+
+async def source_lanes(settings: Settings) -> list[LaneId]:
+    """Those that read the retailer's own topics, which have as many partitions as he likes."""
+    if not settings.sources:
+        return []
+    async with opened(log_of(settings)) as log_:
+        return [LaneId(f"intake-{s.name}", settings.layout.id, p) for s in settings.sources for p in await log_.bounds(s.topic)]
 
 
 # --- the store
@@ -185,17 +198,13 @@ def log_url(settings: Settings) -> str:
 async def lay_out(settings: Settings, store: Store, log_: Log, start_at: str = "earliest") -> None:
     """`init`: topics with their partition counts, and each lane's first position, written once. A second call changes nothing."""
     await log_.create(dict.fromkeys(TOPICS, settings.layout.partitions))
-    ids = await log_.topic_ids(TOPICS)
-    for topic, processor in PROCESSOR_OF.items():
-        bounds = await log_.bounds(topic)
-        for partition in range(settings.layout.partitions):
-            first, end = bounds.get(partition, (0, 0))
-            await store.place(LaneId(processor, settings.layout.id, partition), end if start_at == "now" else first, ids[topic], sends=True)
-    for source in settings.sources:
-        bounds = await log_.bounds(source.topic)
-        for partition, (first, end) in bounds.items():
-            lane = LaneId(f"intake-{source.name}", settings.layout.id, partition)
-            await store.place(lane, end if start_at == "now" else first, (await log_.topic_ids([source.topic]))[source.topic], sends=True)
+    ids = await log_.topic_ids(list(names(settings)))
+    for topic, processor in names(settings).items():
+        if topic not in ids:
+            raise Failed(f"the log has no topic {topic}, which `sources` names: correct the name, or make the topic first")
+        for partition, (first, end) in (await log_.bounds(topic)).items():
+            lane = LaneId(processor, settings.layout.id, partition)
+            await store.place(lane, end if start_at == "now" else first, ids[topic], sends=True)
 
 
 def calm_collector() -> None:
@@ -227,6 +236,9 @@ def data_folder(settings: Settings) -> Path:
 
 class Failed(Exception):
     """What a command could not do, and what to do next; shown without a trace."""
+
+
+FAILURES = (Failed, LogDown, LogMismatch, StoreDown, StoreRefused, ServerFailed)  # their texts are written for people
 
 
 # --- roles
@@ -654,10 +666,10 @@ async def opened(log_: Log) -> AsyncIterator[Log]:
 async def lag(settings: Settings) -> list[dict[str, Any]]:
     rows = []
     async with store_of(settings) as store, opened(log_of(settings)) as log_:
-        for topic, processor in PROCESSOR_OF.items():
+        for topic, processor in names(settings).items():
             bounds = await log_.bounds(topic)
-            for standing in await store.standing(lanes(settings, [processor])):
-                end = bounds.get(standing.lane.partition, (0, 0))[1]
+            for standing in await store.standing([LaneId(processor, settings.layout.id, partition) for partition in bounds]):
+                end = bounds[standing.lane.partition][1]
                 at = standing.offset or 0
                 rows.append({"lane": str(standing.lane), "topic": topic, "position": at, "end": end, "behind": max(0, end - at)})
     return rows
@@ -666,14 +678,14 @@ async def lag(settings: Settings) -> list[dict[str, Any]]:
 def _find_lane(settings: Settings, record: str) -> LaneId:
     try:
         _, topic, partition, _ = record.rsplit("/", 3)
-        return LaneId(PROCESSOR_OF[topic], settings.layout.id, int(partition))
+        return LaneId(names(settings)[topic], settings.layout.id, int(partition))
     except (ValueError, KeyError):
         raise Failed(f"{record} is not the ID of a parked record; `run.py parked list` shows them") from None
 
 
 async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[str, Any]]:
     async with store_of(settings) as store:
-        found = await store.parked_list(lanes(settings), reason, limit)
+        found = await store.parked_list([*lanes(settings), *await source_lanes(settings)], reason, limit)
     rows = [(name, decode_parked(row)) for _, name, row in found]
     return [{"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value)} for name, r in sorted(rows, key=lambda x: -x[1].at)]
 

@@ -72,6 +72,9 @@ def prepare_environment(environ: MutableMapping[str, str], folder: Path) -> None
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
     environ.update(ENVIRONMENT)
+    root = str(Path(__file__).parents[1])  # Ray's workers inherit this, and look nowhere else for our rooms
+    if root not in environ.get("PYTHONPATH", "").split(os.pathsep):
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
     environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))  # a foreign cluster has its own
     environ.pop("RAY_ADDRESS", None)  # configuration says where, as an argument
 
@@ -102,6 +105,7 @@ class LocalRay:
         self._address: Address | None = None
         self._node: Any = None
         self._scratch = ""
+        self._joined = False  # or half so
         self._lock: int | None = None
         self._orders: SimpleQueue[tuple[str, Future[None]]] = SimpleQueue()
         self._keeper: threading.Thread | None = None
@@ -170,14 +174,14 @@ class LocalRay:
         if self.foreign:
             if not _answers(self.foreign):
                 raise RayUnavailable(f"nothing answers at {self.foreign}")
-            _join(self.foreign)
+            self._join(self.foreign)
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         until = time.monotonic() + JOIN_S
         while not self._take_lock():
             address = self._read_address()
             if address is not None and all(map(_runs, address.processes)) and _answers(address.gcs):
-                _join(address.gcs)
+                self._join(address.gcs)
                 self._address = address
                 return
             if time.monotonic() > until:
@@ -196,21 +200,31 @@ class LocalRay:
         self._scratch = tempfile.mkdtemp(prefix=SCRATCH)
         self._node = _start_node(f"{self._scratch}/r", self.cpus)
         self.started = True
-        _join(self._node.gcs_address)
+        self._join(self._node.gcs_address)
         processes = tuple(info.process.pid for infos in self._node.all_processes.values() for info in infos)
         self._address = Address(self._node.gcs_address, processes, self._scratch)
         fresh = where.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(self._address))
         fresh.replace(where)
 
-    def _leave(self) -> None:
-        self.ready, self.why = False, "not connected"
+    def _join(self, gcs: str) -> None:
         import ray
 
-        try:
-            ray.shutdown()
-        except Exception:
-            log.warning("leaving ray failed", exc_info=True, extra={"event": "ray_leave_failed"})
+        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it warns that it leaves our signal handlers alone
+        ray._private.worker.print_to_stdstream = _log_it
+        self._joined = True
+        ray.init(address=gcs, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+
+    def _leave(self) -> None:
+        self.ready, self.why = False, "not connected"
+        if self._joined:
+            self._joined = False
+            import ray
+
+            try:
+                ray.shutdown()
+            except Exception:
+                log.warning("leaving ray failed", exc_info=True, extra={"event": "ray_leave_failed"})
         if self._node is not None:
             self._node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
             self._node = None
@@ -241,14 +255,6 @@ class LocalRay:
             return msgspec.json.decode((self.folder / "address").read_bytes(), type=Address)
         except (OSError, msgspec.DecodeError):
             return None
-
-
-def _join(gcs: str) -> None:
-    import ray
-
-    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it warns that it leaves our signal handlers alone
-    ray._private.worker.print_to_stdstream = _log_it
-    ray.init(address=gcs, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
 
 
 def _log_it(data: dict[str, Any], ignore_prefix: bool) -> None:

@@ -26,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -34,13 +33,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from streams.partition import partition_of
 from streams.processor import Chunk
 from streams.transport import TP
 
+ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("placed", "paid", "packed", "shipped", "delivered")
 LIVE_ORDERS = 2_000  # lives under way at any time
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -250,7 +247,9 @@ def run_quix(bootstrap: str, group: str, source: str, target: str, go: Path) -> 
         state.set("order", state_)
         return result
 
-    app.dataframe(app.topic(source, value_deserializer="json")).apply(job, stateful=True).to_topic(app.topic(target, value_serializer="json"))
+    app.dataframe(app.topic(source, value_deserializer="json")).apply(job, stateful=True).to_topic(
+        app.topic(target, value_serializer="json")
+    )
     app.run()
 
 
@@ -369,7 +368,9 @@ class Broker:
         self.bootstrap = f"127.0.0.1:{_two_free_ports()}"
 
     def __enter__(self) -> Broker:
-        subprocess.run([str(self._script), "start", str(self._folder), self.bootstrap.rpartition(":")[2]], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [str(self._script), "start", str(self._folder), self.bootstrap.rpartition(":")[2]], check=True, stdout=subprocess.DEVNULL
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -464,7 +465,13 @@ class Bench:
         first, last, faults = await self._check(log, target, expected)
         await log.close()
         cpu = sum(now for now, _ in usage) - sum(began)
-        return Run(f"{system} x{workers}" if workers > 1 else system, count / (last - first) * 1000, cpu / count * 1e6, max(mb for _, mb in usage), faults)
+        return Run(
+            f"{system} x{workers}" if workers > 1 else system,
+            count / (last - first) * 1000,
+            cpu / count * 1e6,
+            max(mb for _, mb in usage),
+            faults,
+        )
 
     def _alive(self, processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
         for process in processes:
@@ -518,7 +525,9 @@ async def bench(args: argparse.Namespace, broker: Broker, folder: Path) -> list[
 def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     libraries = " ".join(f"{name} {version(name)}" for name in ("faust-streaming", "quixstreams", "aiokafka", "uvloop"))
     print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}")
-    print(f"{args.events:,} events of about {args.size} bytes ({args.faust_events:,} for stock Faust), {args.partitions} partitions, seed {args.seed}, {args.runs} runs\n")
+    sizes = f"{args.events:,} events of about {args.size} bytes ({args.faust_events:,} for stock Faust)"
+    print(f"{sizes}, {args.partitions} partitions, seed {args.seed}, {args.runs} runs
+")
     print("| system | events/s, median | range | us CPU per event | peak MB |\n|---|---|---|---|---|")
     median: dict[str, float] = {}
     for system in dict.fromkeys(run.system for run in runs):
@@ -526,7 +535,8 @@ def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
         rates = sorted(run.per_second for run in its)
         median[system] = statistics.median(rates)
         cpu = statistics.median(run.cpu_us for run in its)
-        print(f"| {system} | {median[system]:,.0f} | {rates[0]:,.0f} to {rates[-1]:,.0f} | {cpu:.1f} | {max(run.peak_mb for run in its):.0f} |")
+        row = (f"{median[system]:,.0f}", f"{rates[0]:,.0f} to {rates[-1]:,.0f}", f"{cpu:.1f}", f"{max(run.peak_mb for run in its):.0f}")
+        print(f"| {system} | {' | '.join(row)} |")
     for other, goal in (("faust", 30), ("quix", 4)):
         if other in median and "orderflow" in median:
             print(f"\norderflow is {median['orderflow'] / median[other]:.1f} x {other} (must: {goal} x)")
@@ -568,5 +578,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
     main()

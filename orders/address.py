@@ -22,18 +22,15 @@ def required(country: str) -> tuple[str, ...]:
     return tuple(ours for theirs, ours in _FIELDS.items() if theirs in rules.required_fields)
 
 
-def missing_fields(address: Address) -> tuple[str, ...]:
-    """Names of the fields without which nothing can be sent there; empty for a complete address."""
-    country = address.country
+@lru_cache(maxsize=4096)
+def _missing(country: str, lines: bool, city: bool, region: bool, postcode: bool) -> tuple[str, ...]:
     if not country:
         return ("country",)
-    missing = []
-    for field in required(country):
-        if field == "country":
-            missing.append(field)
-        elif field == "lines":
-            if not any(line.strip() for line in address.lines):
-                missing.append(field)
-        elif not getattr(address, field).strip():
-            missing.append(field)
-    return tuple(missing)
+    given = {"lines": lines, "city": city, "region": region, "postcode": postcode}
+    return tuple(field for field in required(country) if not given.get(field))
+
+
+def missing_fields(address: Address) -> tuple[str, ...]:
+    """Names of the fields without which nothing can be sent there; empty for a complete address."""
+    lines = any(map(str.strip, address.lines))
+    return _missing(address.country, lines, bool(address.city.strip()), bool(address.region.strip()), bool(address.postcode.strip()))

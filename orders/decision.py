@@ -130,6 +130,6 @@ def in_force(a: Decision | None, b: Decision | None) -> Decision | None:
     """The join of two: whichever is later in the order's count of decisions; any tie is broken by content."""
     if a is None or b is None:
         return b if a is None else a
-    if a == b:
-        return a
-    return max(a, b, key=rank)
+    if a.number != b.number:
+        return a if a.number > b.number else b
+    return a if a == b else max(a, b, key=rank)

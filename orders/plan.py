@@ -45,6 +45,12 @@ TEAMS = {  # what a notice is about -> who is told
 }
 MESSAGE_CHANNELS = {"notify.email": "email", "notify.sms": "sms", "notify.push": "push"}
 OUTSIDE = frozenset({"warehouse.pick", "carrier.label", "carrier.void", "payment.refund", "team.notice"})
+CHANNELS = {  # whose mode decides about an effect; links between our own lanes have none
+    **MESSAGE_CHANNELS,
+    **dict.fromkeys(OUTSIDE, "webhook"),
+    **dict.fromkeys(("stock.reserve", "stock.release", "stock.ship"), "stock"),
+    "reference.link": "",
+}
 UNANSWERED = frozenset({"reference.link", "stock.ship"})  # done when their record is in the outbox
 KEPT = frozenset({"stock.reserve", "stock.release"})  # once asked, answered: never withdrawn, but undone by a release
 
@@ -80,13 +86,13 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
 
     # payment
     if going:
-        effects.extend(say.get("order_placed", ()))
+        effects.extend(say.order_placed)
     paid = view.paid_in_full
     if paid:
-        if not cancelled and not placed.prepaid and view.paid_live and placed.total:
-            effects.extend(say.get("payment_confirmed", ()))
+        if going and not placed.prepaid and view.paid_live and placed.total:
+            effects.extend(say.payment_confirmed)
     elif view.failures and not cancelled and view.failed_live and not past:
-        effects.extend(say.get("payment_failed", ()))
+        effects.extend(say.payment_failed)
         if view.failures >= policy.finance_after_failures:
             effects.append("team.notice payment_problem")
     if view.currency_conflict or view.contradictions:
@@ -102,11 +108,11 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
                     reserving.add(line.line)
                     effects.append(f"{RESERVE} {asking(view, line.line)}")
         if view.short and not view.shipped_at:
-            effects.extend(say.get("backordered", ()))
+            effects.extend(say.backordered)
         if view.short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
             effects.append("team.notice stock_risk")
         if view.reserved and paid and not view.shipped_at:
-            effects.extend(say.get("in_progress", ()))
+            effects.extend(say.in_progress)
             if all_reserved(view):
                 for location in sorted({f.location for f in view.reserved.values()}):
                     if location not in view.picked:
@@ -115,7 +121,7 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
         _stock(view, out, reserving, cancelled, verdict)
     if view.holds and not past:
         if ADDRESS_HOLD in view.holds:
-            effects.extend(say.get("address_incomplete", ()))
+            effects.extend(say.address_incomplete)
         if REVIEW_HOLD in view.holds:
             effects.append("team.notice review")
 
@@ -126,14 +132,14 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
         if "delay" not in fired:
             timers["delay"] = placed.promised
         else:
-            effects.extend(say.get("delay", ()))
+            effects.extend(say.delay)
 
     # undoing
     if cancelled and not past:
         _undo(view, order, policy, out)
     for refund in view.refunds:
         if not refund.backfilled and not past:
-            for message in say.get("refunded", ()):
+            for message in say.refunded:
                 effects.append(f"{message} {refund.object}")
     if policy.retire_after_ms and view.ended and decision is not None:
         if not any(effect.open and not answered(effect, view) for effect in order.ledger.values()):
@@ -150,10 +156,10 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool)
             effects.append(f"{TRACKING_LINK} {parcel.tracking}")
         if parcel.shipped_at:
             if parcel.shipped_live:
-                for name in say.get("shipped", ()):
+                for name in say.shipped:
                     effects.append(f"{name} {id}")
             if parcel.out_at and parcel.out_live:
-                for name in say.get("out_for_delivery", ()):
+                for name in say.out_for_delivery:
                     effects.append(f"{name} {id}")
             if parcel.tag._value_ in TROUBLE and parcel.shipped_live:
                 effects.append(f"team.notice exception {id}")
@@ -162,18 +168,18 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool)
                 if timer not in fired:
                     timers[timer] = parcel.eta_from - policy.reminder_lead_ms
                 else:
-                    for name in say.get("delivery_reminder", ()):
+                    for name in say.delivery_reminder:
                         effects.append(f"{name} {id}")
         elif going and parcel.packed_at and not parcel.tracking:
             effects.append(f"{LABEL} {id}")
     if view.all_delivered:
         if all(p.delivered_live for p in view.parcels.values()):
-            effects.extend(say.get("delivered", ()))
+            effects.extend(say.delivered)
             if not view.returned_at and not view.refunded and not view.disputed and not past:
                 if "feedback" not in fired:
                     timers["feedback"] = view.delivered_at + policy.feedback_after_ms
                 else:
-                    effects.extend(say.get("feedback", ()))
+                    effects.extend(say.feedback)
 
 
 def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:
@@ -205,7 +211,7 @@ def answered(effect: Effect, view: View) -> bool:
 
 def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
     effects = out.effects
-    effects.extend(policy.messages.get("cancelled", ()))
+    effects.extend(policy.messages.cancelled)
     if view.captured > view.refunded:
         for capture in view.captures:
             if capture.currency == view.currency:
@@ -265,15 +271,6 @@ def parts(name: str) -> tuple[str, str, str]:
     """action, milestone, instance."""
     action, milestone, *rest = name.split(" ", 2)
     return action, milestone, rest[0] if rest else ""
-
-
-def channel_of(action: str) -> str:
-    """Whose mode decides about an effect: "email" | "sms" | "push" | "webhook" | "stock" | "references"."""
-    if action in MESSAGE_CHANNELS:
-        return MESSAGE_CHANNELS[action]
-    if action in OUTSIDE:
-        return "webhook"
-    return "references" if action == "reference.link" else "stock"
 
 
 def turn(view: View, policy: Policy) -> int:

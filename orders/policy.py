@@ -58,6 +58,25 @@ MAX_AGE = {
 }
 
 
+class Messages(msgspec.Struct, frozen=True, kw_only=True):
+    """Every milestone that can be spoken of, with the names of the effects that do."""
+
+    order_placed: tuple[str, ...] = ()
+    payment_confirmed: tuple[str, ...] = ()
+    payment_failed: tuple[str, ...] = ()
+    address_incomplete: tuple[str, ...] = ()
+    backordered: tuple[str, ...] = ()
+    in_progress: tuple[str, ...] = ()
+    shipped: tuple[str, ...] = ()
+    delivery_reminder: tuple[str, ...] = ()
+    out_for_delivery: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()
+    delay: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    refunded: tuple[str, ...] = ()
+    feedback: tuple[str, ...] = ()
+
+
 class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknown_fields=True):
     """Times in ms. Probabilities are compared as they stand in a decision, rounded to 1/10,000."""
 
@@ -95,16 +114,19 @@ class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknow
     def __post_init__(self) -> None:
         if not 0 <= self.approve_below <= self.review_above <= self.decline_above <= 1:
             raise ValueError("policy: 0 <= approve_below <= review_above <= decline_above <= 1 must hold")
+        for trigger in self.triggers:
+            if trigger.milestone not in Messages.__struct_fields__:
+                raise ValueError(f"policy: no message can hang on {trigger.milestone!r}; known are {', '.join(Messages.__struct_fields__)}")
         if self.lease_ms <= 0 or self.retry_ms <= 0 or self.repeat_ms <= 0:
             raise ValueError("policy: lease_ms, retry_ms and repeat_ms must be positive")
 
     @cached_property
-    def messages(self) -> dict[str, tuple[str, ...]]:
+    def messages(self) -> Messages:
         """milestone -> names of the effects that say it, without their instance."""
         table: dict[str, list[str]] = {}
         for t in self.triggers:
             table.setdefault(t.milestone, []).append(f"notify.{t.channel} {t.milestone}")
-        return {milestone: tuple(names) for milestone, names in table.items()}
+        return Messages(**{milestone: tuple(names) for milestone, names in table.items()})
 
     @cached_property
     def cells(self) -> dict[str, Trigger]:

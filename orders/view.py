@@ -263,7 +263,7 @@ def _packed(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 
 def _scanned(v: View, f: Any, persons: dict[str, Person]) -> None:
-    p = v.parcels.get(f.parcel) or _parcel(v, f.parcel)
+    p = _parcel(v, f.parcel)
     if f.carrier:
         p.carrier = f.carrier
     if f.tracking:
@@ -577,41 +577,45 @@ def _stock(v: View) -> None:
 
 
 def _parcels(v: View) -> None:
-    shipped_at = delivered_at = 0
-    parcels = v.parcels.values()
-    moved = arrived = 0
-    for p in parcels:
-        if p.shipped_at:
-            moved += 1
-            if not shipped_at or p.shipped_at < shipped_at:
-                shipped_at = p.shipped_at
-            if p.delivered_at and not p.returned_at:
-                arrived += 1
-                if p.delivered_at > delivered_at:
-                    delivered_at = p.delivered_at
-            elif p.tag is OUT:
-                v.out_for_delivery = True
-            elif p.tag._value_ in TROUBLE:
-                v.in_trouble = True
+    shipped_at = delivered_at = returned_at = 0
+    moved: list[Parcel] = []
+    arrived = back = 0
+    for p in v.parcels.values():
+        if not p.shipped_at:
+            continue
+        moved.append(p)
+        if not shipped_at or p.shipped_at < shipped_at:
+            shipped_at = p.shipped_at
+        if p.returned_at:
+            back += 1
+            returned_at = max(returned_at, p.returned_at)
+        elif p.delivered_at:
+            arrived += 1
+            delivered_at = max(delivered_at, p.delivered_at)
+        elif p.tag is OUT:
+            v.out_for_delivery = True
+        elif p.tag._value_ in TROUBLE:
+            v.in_trouble = True
+    if not moved:
+        return
     v.shipped_at = shipped_at
-    if moved:
-        v.all_shipped = covers(v, [p for p in parcels if p.shipped_at])
-        if arrived:
-            v.some_delivered = True
-            if v.all_shipped and arrived == moved:
-                v.all_delivered = True
-                v.delivered_at = delivered_at
-        elif all(p.returned_at for p in parcels if p.shipped_at):
-            v.all_returned = v.all_shipped
-            v.returned_at = v.returned_at or max(p.returned_at for p in parcels)
+    v.all_shipped = covers(v, moved)
+    if arrived:
+        v.some_delivered = True
+        if v.all_shipped and arrived == len(moved):
+            v.all_delivered = True
+            v.delivered_at = delivered_at
+    elif back == len(moved):
+        v.all_returned = v.all_shipped
+        v.returned_at = v.returned_at or returned_at
 
 
 def covers(v: View, parcels: list[Parcel]) -> bool:
     """Whether these parcels together hold everything still wanted. A parcel that names no lines holds the whole order."""
-    if not v.lines or any(not p.lines for p in parcels):
-        return True
     held: dict[str, int] = {}
     for p in parcels:
+        if not p.lines:
+            return True
         for q in p.lines:
             held[q.line] = held.get(q.line, 0) + q.quantity
     return all(held.get(x.line, 0) >= wanted(v, x) for x in v.lines)

@@ -24,9 +24,9 @@ from typing import Any, cast
 
 import faust
 import faust.streams
+from faust import types
 from faust.transport import drivers
 from faust.transport.consumer import Consumer as FaustConsumer
-from faust.types import TP as FaustTP
 from faust.types import AppT, ConsumerMessage
 from faust.types.core import K, V
 from faust.types.events import EventT
@@ -44,13 +44,13 @@ VERSIONS = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": 
 SCHEMES = {"orderflow-kafka": "streams.kafka:Transport", "orderflow-log": "streams.embedded:Transport"}
 
 
-class ChunkSchema(faust.Schema):
+class ChunkSchema(faust.Schema[Any, Any]):
     """Hands the chunk to the agent as it is: bytes are decoded, validated and parked by the processors."""
 
-    def compile(self, app: AppT, **kwargs: Any) -> Callable[..., Awaitable[EventT]]:
+    def compile(self, app: AppT, **kwargs: Any) -> Callable[..., Awaitable[EventT[Any]]]:
         create_event = app.create_event
 
-        async def decode(message: Message, *, propagate: bool = False) -> EventT:
+        async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:
             return create_event(cast(K, None), cast(V, message.value), None, message)
 
         return decode
@@ -135,16 +135,16 @@ class Consumer(FaustConsumer):
                 want[tp] = at
         return want
 
-    async def _getmany(self, active_partitions: set[FaustTP] | None, timeout: float) -> dict[FaustTP, list[Chunk]]:
+    async def _getmany(self, active_partitions: set[types.TP] | None, timeout: float) -> dict[types.TP, list[Chunk]]:
         want = self._wanted()
         if not want:  # never passed on: to some readers an empty set means all partitions
             await asyncio.sleep(HELD_WAIT_S)
             return {}
         held = len(want) < len(self._ours) - len(self._unreadable)
         chunks = await self._read(want, HELD_WAIT_S if held else timeout)
-        return {FaustTP(chunk.topic, chunk.partition): [chunk] for chunk in chunks}
+        return {types.TP(chunk.topic, chunk.partition): [chunk] for chunk in chunks}
 
-    def _to_message(self, tp: FaustTP, record: Any) -> ConsumerMessage:
+    def _to_message(self, tp: types.TP, record: Any) -> ConsumerMessage:
         chunk: Chunk = record
         return ConsumerMessage(
             chunk.topic,
@@ -181,23 +181,23 @@ class Consumer(FaustConsumer):
                     self._next[cast(TP, tp)] = chunk.next
             await asyncio.sleep(0)  # a reader that has data never really waits; the agents must run
 
-    def on_buffer_full(self, tp: FaustTP) -> None:
+    def on_buffer_full(self, tp: types.TP) -> None:
         """Nothing: agents only move chunks on, what holds back is `Assignments.room`."""
 
-    def on_buffer_drop(self, tp: FaustTP) -> None:
+    def on_buffer_drop(self, tp: types.TP) -> None:
         """Nothing: see `on_buffer_full`."""
 
     # --- positions
     async def perform_seek(self) -> None:
         """Returns at once: Faust's recovery service, which waits for it, dies silently when it takes too long."""
 
-    async def seek_to_committed(self) -> Mapping[FaustTP, int]:
+    async def seek_to_committed(self) -> Mapping[types.TP, int]:
         return {}
 
-    async def _seek(self, partition: FaustTP, offset: int) -> None:
+    async def _seek(self, partition: types.TP, offset: int) -> None:
         self.reposition(cast(TP, partition))
 
-    async def seek_wait(self, partitions: Mapping[FaustTP, int]) -> None:
+    async def seek_wait(self, partitions: Mapping[types.TP, int]) -> None:
         """Only tables would need it, and there are none."""
 
     def resume_flow(self) -> None:
@@ -206,7 +206,7 @@ class Consumer(FaustConsumer):
         super().resume_flow()
 
     # --- rebalancing
-    async def on_partitions_assigned(self, assigned: set[FaustTP], generation_id: int = 0) -> None:
+    async def on_partitions_assigned(self, assigned: set[types.TP], generation_id: int = 0) -> None:
         self._forget()
         self._witnessed.clear()
         self._ours = frozenset(TP(*tp) for tp in assigned)
@@ -214,7 +214,7 @@ class Consumer(FaustConsumer):
             self.assignments.assigned(self._ours)
         await super().on_partitions_assigned(assigned, generation_id)
 
-    async def on_partitions_revoked(self, revoked: set[FaustTP]) -> None:
+    async def on_partitions_revoked(self, revoked: set[types.TP]) -> None:
         await self.commit()  # before Faust stops the flow and we wait for the lanes
         await super().on_partitions_revoked(revoked)
         await self.wait_empty()  # Faust calls it too, but not when it has no assignment any more
@@ -254,15 +254,15 @@ class Consumer(FaustConsumer):
                 self._witnessed.update(offsets)
             return done
 
-    async def _commit(self, offsets: Mapping[FaustTP, int]) -> bool:
+    async def _commit(self, offsets: Mapping[types.TP, int]) -> bool:
         raise AssertionError("commits go through commit()")
 
     # --- looking
-    async def position(self, tp: FaustTP) -> int | None:
+    async def position(self, tp: types.TP) -> int | None:
         return self._next.get(cast(TP, tp))
 
-    def _new_topicpartition(self, topic: str, partition: int) -> FaustTP:
-        return FaustTP(topic, partition)
+    def _new_topicpartition(self, topic: str, partition: int) -> types.TP:
+        return types.TP(topic, partition)
 
 
 def reposition(app: AppT, tp: TP) -> None:
@@ -326,7 +326,9 @@ def check_start(app: faust.App | None = None) -> None:
 
 
 def _check_conf(app: faust.App) -> None:
-    wrong = [name for name, value in worker_conf().items() if name in _FIXED and str(getattr(app.conf, name)) != str(_effective(name, value))]
+    wrong = [
+        name for name, value in worker_conf().items() if name in _FIXED and str(getattr(app.conf, name)) != str(_effective(name, value))
+    ]
     if app.conf.broker_commit_interval > 1:
         wrong.append("broker_commit_interval")
     if app.conf.broker_session_timeout > 15:

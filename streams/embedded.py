@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+from faust import types
 from faust.transport import base
 from faust.transport.producer import Producer as FaustProducer
-from faust.types import TP as FaustTP
 from faust.types import HeadersArg, RecordMetadata
 from faust.types.transports import ConsumerT, ProducerT
 
@@ -75,14 +75,14 @@ class Consumer(driver.Consumer):
     async def _assign(self, partitions: frozenset[TP]) -> None:
         self.app.on_rebalance_start()
         if self._assigned:
-            await self.on_partitions_revoked(cast(set[FaustTP], set(self._assigned)))
+            await self.on_partitions_revoked(cast(set[types.TP], set(self._assigned)))
         self._assigned = partitions
         self.app.consumer_generation_id += 1
-        assigned = {FaustTP(*tp) for tp in partitions}
+        assigned = {types.TP(*tp) for tp in partitions}
         await self.on_partitions_assigned(assigned, self.app.consumer_generation_id)
 
-    def assignment(self) -> set[FaustTP]:
-        return {FaustTP(*tp) for tp in self._assigned}
+    def assignment(self) -> set[types.TP]:
+        return {types.TP(*tp) for tp in self._assigned}
 
     async def committed(self, tp: TP) -> tuple[int, str] | None:
         return (await self._log.committed(self.app.conf.id)).get(tp)
@@ -135,14 +135,14 @@ class Consumer(driver.Consumer):
         return ""
 
     # --- what Faust may ask
-    def highwater(self, tp: FaustTP) -> int:
+    def highwater(self, tp: types.TP) -> int:
         head = self._heads.get(cast(TP, tp))
         return head.next if head else 0
 
-    async def highwaters(self, *partitions: FaustTP) -> Mapping[FaustTP, int]:
+    async def highwaters(self, *partitions: types.TP) -> Mapping[types.TP, int]:
         return {tp: self.highwater(tp) for tp in partitions}
 
-    async def earliest_offsets(self, *partitions: FaustTP) -> Mapping[FaustTP, int]:
+    async def earliest_offsets(self, *partitions: types.TP) -> Mapping[types.TP, int]:
         return {tp: self._heads[cast(TP, tp)].first for tp in partitions}
 
     def topic_partitions(self, topic: str) -> int | None:
@@ -204,7 +204,7 @@ class Producer(FaustProducer):
     ) -> RecordMetadata:
         await self.append(topic, [(key, value or b"")], partition)
         place = partition if partition is not None else -1
-        return RecordMetadata(topic, place, cast(Any, FaustTP(topic, place)), -1, timestamp, 0)
+        return RecordMetadata(topic, place, cast(Any, types.TP(topic, place)), -1, timestamp, 0)
 
     async def flush(self) -> None:
         await self.buffer.flush()
@@ -224,4 +224,3 @@ class Transport(base.Transport):
     def new_log(self) -> EmbeddedLog:
         """Each side opens its own; the file is what they share."""
         return EmbeddedLog(self.url[0].path)
-

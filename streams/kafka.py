@@ -42,8 +42,8 @@ from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16,
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust import types
 from faust.transport.drivers import aiokafka as stock
-from faust.types import TP as FaustTP
 from faust.types.transports import ConsumerT, ProducerT
 
 from streams import driver
@@ -174,7 +174,7 @@ class Fetcher:
         for tp in [tp for tp in self._partitions if tp not in kept]:
             del self._partitions[tp]
 
-    async def read(self, want: Mapping[TP, int], timeout: float, limit: int = CHUNK_RECORDS) -> list[Chunk]:  # noqa: ASYNC109
+    async def read(self, want: Mapping[TP, int], timeout: float, limit: int = CHUNK_RECORDS) -> list[Chunk]:
         """At most one chunk of each wanted partition, beginning at the wanted offset; waits at most `timeout` seconds."""
         for tp, start in want.items():
             partition = self._partitions.get(tp)
@@ -183,13 +183,15 @@ class Fetcher:
         self._want = want
         chunks = self._take(want, limit)
         self._pump()
-        if not chunks and not self.refused and timeout > 0:
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
+        if chunks or self.refused or timeout <= 0:
+            return chunks
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not chunks and not self.refused:
+                    self._arrived.clear()
                     await self._arrived.wait()
-            chunks = self._take(want, limit)
-            self._pump()
+                    chunks = self._take(want, limit)
+                    self._pump()
         return chunks
 
     def _take(self, want: Mapping[TP, int], limit: int) -> list[Chunk]:
@@ -307,12 +309,12 @@ class _Listener(ConsumerRebalanceListener):
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> Any:
         self._consumer.app.on_rebalance_start()  # now, not when somebody awaits what is returned
-        return self._consumer.on_partitions_revoked({FaustTP(*tp) for tp in revoked})
+        return self._consumer.on_partitions_revoked({types.TP(*tp) for tp in revoked})
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         generation = self._consumer.member.generation
         self._consumer.app.consumer_generation_id = generation
-        await self._consumer.on_partitions_assigned({FaustTP(*tp) for tp in assigned}, generation)
+        await self._consumer.on_partitions_assigned({types.TP(*tp) for tp in assigned}, generation)
 
 
 class Consumer(driver.Consumer):
@@ -368,8 +370,8 @@ class Consumer(driver.Consumer):
         self._client.set_topics(wanted)
         self._subscription.subscribe(topics=wanted, listener=_Listener(self))
 
-    def assignment(self) -> set[FaustTP]:
-        return {FaustTP(*tp) for tp in self._subscription.assigned_partitions()}
+    def assignment(self) -> set[types.TP]:
+        return {types.TP(*tp) for tp in self._subscription.assigned_partitions()}
 
     async def committed(self, tp: TP) -> tuple[int, str] | None:
         found = (await self.member.fetch_committed_offsets([TopicPartition(*tp)])).get(TopicPartition(*tp))
@@ -394,7 +396,7 @@ class Consumer(driver.Consumer):
         return True
 
     # --- reading
-    async def _read(self, want: Mapping[TP, int], timeout: float) -> list[Chunk]:  # noqa: ASYNC109
+    async def _read(self, want: Mapping[TP, int], timeout: float) -> list[Chunk]:
         self.member.check_errors()
         chunks = await self._fetcher.read(want, timeout)
         while self._fetcher.refused:
@@ -407,18 +409,18 @@ class Consumer(driver.Consumer):
         if fetcher is not None:
             fetcher.keep_only(self._ours)
 
-    async def _getmany(self, active_partitions: set[FaustTP] | None, timeout: float) -> dict[FaustTP, list[Chunk]]:  # noqa: ASYNC109
+    async def _getmany(self, active_partitions: set[types.TP] | None, timeout: float) -> dict[types.TP, list[Chunk]]:
         with self._subscription.fetch_context():  # the group expels a member that does not come to fetch
             return await super()._getmany(active_partitions, timeout)
 
     # --- what Faust may ask
-    def highwater(self, tp: FaustTP) -> int:
+    def highwater(self, tp: types.TP) -> int:
         return self._fetcher.highwater.get(cast(TP, tp), 0)
 
-    async def highwaters(self, *partitions: FaustTP) -> Mapping[FaustTP, int]:
+    async def highwaters(self, *partitions: types.TP) -> Mapping[types.TP, int]:
         return {tp: self.highwater(tp) for tp in partitions}
 
-    async def earliest_offsets(self, *partitions: FaustTP) -> Mapping[FaustTP, int]:
+    async def earliest_offsets(self, *partitions: types.TP) -> Mapping[types.TP, int]:
         found = await list_offsets(self._client, [TP(*tp) for tp in partitions], EARLIEST)
         return {tp: found[cast(TP, tp)] for tp in partitions}
 
@@ -588,7 +590,8 @@ class KafkaLog:
     async def _renew(self, producer: AIOKafkaProducer) -> None:
         """A producer whose sender met a fatal error (its sequence is lost, its ID fenced) never sends again."""
         async with self._renewing:
-            if self._producer is producer and producer._sender.sender_task.done():
+            sender: Any = producer._sender
+            if self._producer is producer and sender.sender_task.done():
                 fresh = self._new_producer()
                 try:
                     async with asyncio.timeout(self._timeout_s):
@@ -702,8 +705,9 @@ async def list_offsets(client: AIOKafkaClient, partitions: Sequence[TP], when: i
                 by_node[client.cluster.leader_for_partition(TopicPartition(*tp))][tp.topic].append((tp.partition, when))
         if not by_node:
             return found
+        known = {broker.nodeId for broker in client.cluster.brokers()}
         for node, topics in by_node.items():
-            if node is None or node == -1:
+            if node not in known:
                 continue
             with contextlib.suppress(KafkaError):
                 response = await client.send(node, OffsetRequest(-1, READ_COMMITTED, list(topics.items())))

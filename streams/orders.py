@@ -7,7 +7,7 @@ entry, and it takes in its own entries exactly as a rebuilt lane would.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -37,6 +37,7 @@ from orders.journal import (
 )
 from orders.merge import absorb, key_hash
 from orders.plan import (
+    CHANNELS,
     KEPT,
     MESSAGE_CHANNELS,
     OUTSIDE,
@@ -46,7 +47,6 @@ from orders.plan import (
     answered,
     blocked,
     body,
-    channel_of,
     customer_of,
     freed,
     guard,
@@ -123,29 +123,26 @@ class OrdersProcessor:
 
     # --- first half: take in what came, say what must be scored
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
+        work = Work({}, [], inputs.partition, [])
         parked: list[Parked] = []
-        unparked: list[str] = []
-        turns = self._take_in(states, inputs, now, parked, unparked)
-        asked: list[Turn] = []
-        keys: list[str] = []
         rows: list[Sequence[float]] = []
         features = self._features
-        for key, its in turns.items():
+        for its in self._take_in(states, inputs, now, parked, work.unparked):
             order = its.order
+            work.turns[order.id] = its
             v = its.view = derive(order)
             decision = order.decision
             if (order.learned or its.due or decision is None) and v.placed is not None and order.remnant is None:
                 its.knew = knowledge(v)
                 if decision is None or decision.knew != its.knew:
-                    asked.append(its)
-                    keys.append(key)
+                    work.asked.append(its)
                     rows.append(features(v))
-        questions = Questions(keys, np.array(rows, np.float32)) if rows else None
-        return Asked(questions=questions, work=Work(turns, asked, inputs.partition, unparked), parked=parked)
+        questions = Questions([its.order.id for its in work.asked], np.array(rows, np.float32)) if rows else None
+        return Asked(questions=questions, work=work, parked=parked)
 
     def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
         result = Result(states={}, due={})
-        turns = self._take_in(states, inputs, now, result.parked, result.unparked)
+        turns = {its.order.id: its for its in self._take_in(states, inputs, now, result.parked, result.unparked)}
         for key, its in turns.items():
             its.view = view(its.order)
             result.states[key] = its.order
@@ -178,41 +175,9 @@ class OrdersProcessor:
 
     def _take_in(
         self, states: Mapping[str, Any], inputs: Inputs, now: int, parked: list[Parked], unparked: list[str]
-    ) -> dict[str, Turn]:
+    ) -> Iterator[Turn]:
+        """One turn per order that changed or is due, each as soon as all that came for it is merged (its memory is warm then)."""
         turns: dict[str, Turn] = {}
-        get = turns.get
-        known = states.get
-        seen: list[str] = []
-        violated = violation
-        future = self._policy.future_ms
-        for record in inputs.records:
-            try:
-                raw = record.key
-                value = record.value
-                if raw is None or len(value) > MAX_RECORD_BYTES or len(raw) > KEY_MAX:
-                    raise ValueError
-                key = raw.decode()
-                fact = decode_fact(value)
-                if fact.order != key or violated(fact) is not None:
-                    raise ValueError
-                at = record.timestamp
-                if at and fact.at - at > future:
-                    raise ValueError
-            except (ValueError, msgspec.DecodeError, RecursionError):
-                reason, detail = self._trouble(record)
-                parked.append(park(inputs, record, reason, detail, now))
-                self._mark(turns, states, record, reason)
-                continue
-            its = get(key)
-            if its is None:
-                before = known(key)
-                its = turns[key] = Turn(Order(key) if before is None else before.fork(), before)
-            seen.append(absorb(its.order, fact))
-            if type(fact) is FactUnparked and fact.record:
-                unparked.append(fact.record)
-        self.counts.facts.update(seen)
-        for p in parked:
-            self.counts.parked[p.reason] += 1
         for blob in inputs.adopted:
             adopted = decode_record(blob)
             its = _turn(turns, states, adopted.key)
@@ -227,38 +192,69 @@ class OrdersProcessor:
         for key in inputs.due:
             if key in states:
                 _turn(turns, states, key).due = True
-        if "duplicate" in seen or "superseded" in seen or inputs.outcomes:
-            # an order that nothing changed keeps what it had, its due time included
-            return {key: its for key, its in turns.items() if its.due or its.entries or _changed(its)}
-        return turns
+
+        by_key: dict[bytes | None, list[Record]] = {}
+        for record in inputs.records:
+            same = by_key.get(record.key)
+            if same is None:
+                by_key[record.key] = [record]
+            else:
+                same.append(record)
+        seen: list[str] = []
+        future = self._policy.future_ms
+        for raw, records in by_key.items():
+            try:
+                key = raw.decode() if raw is not None and 0 < len(raw) <= KEY_MAX else ""
+            except UnicodeDecodeError:
+                key = ""
+            order: Order | None = None
+            if key:
+                before = states.get(key)
+                waiting = turns.pop(key, None)
+                its = waiting if waiting is not None else Turn(Order(key) if before is None else before.fork(), before)
+                order = its.order
+            for record in records:
+                try:
+                    if len(record.value) > MAX_RECORD_BYTES:
+                        raise ValueError
+                    fact = decode_fact(record.value)
+                    at = record.timestamp
+                    if fact.order != key or violation(fact) is not None or (at and fact.at - at > future):
+                        raise ValueError
+                except (ValueError, TypeError, msgspec.DecodeError, RecursionError):
+                    reason, detail = self._trouble(record)
+                    parked.append(park(inputs, record, reason, detail, now))
+                    self.counts.parked[reason] += 1
+                    if order is not None:
+                        absorb(order, _mark(record, key, reason))
+                    continue
+                assert order is not None
+                seen.append(absorb(order, fact))
+                if type(fact) is FactUnparked and fact.record:
+                    unparked.append(fact.record)
+            if order is not None and (its.due or its.entries or _changed(its)):
+                yield its
+        self.counts.facts.update(seen)
+        for its in turns.values():
+            if its.due or its.entries or _changed(its):
+                yield its
 
     def _trouble(self, record: Record) -> tuple[str, str]:
         """Why a record could not be taken in: reason and the name of the field."""
         if record.key is None:
             return "null_key", "key"
-        if len(record.key) > KEY_MAX:
+        if not 0 < len(record.key) <= KEY_MAX:
             return "bounds", "key"
-        if len(record.value) > MAX_RECORD_BYTES:
+        if len(record.value or b"") > MAX_RECORD_BYTES:
             return "too_large", "value"
         try:
             key = record.key.decode()
-            fact = decode_fact(record.value)
+            fact = decode_fact(record.value or b"")
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
             return unreadable(error)
         if (found := violation(fact)) is not None:
             return found
         return ("wrong_key", "key") if fact.order != key else ("bounds", "$.at")
-
-    def _mark(self, turns: dict[str, Turn], states: Mapping[str, Any], record: Record, reason: str) -> None:
-        """The order whose report could not be read is incomplete until somebody has dealt with the record."""
-        if record.key is None or not 0 < len(record.key) <= KEY_MAX:
-            return
-        try:
-            key = record.key.decode()
-        except UnicodeDecodeError:
-            return
-        mark = FactParked(order=key, system=SYSTEM, object=mark_id(record.key, record.value), at=record.timestamp or AT_MIN, reason=reason)
-        absorb(_turn(turns, states, key).order, mark)
 
     # --- second half: decide, plan, and say what to write
     def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result:
@@ -364,10 +360,8 @@ class OrdersProcessor:
             known = ledger.get(name)
             if known is not None and known.closed != "withdrawn":
                 continue
-            action, milestone, instance = parts(name)
-            internal = action == "reference.link"
-            if not internal:
-                channel = channel_of(action)
+            action = name[: name.index(" ")]
+            if channel := CHANNELS[action]:
                 mode = modes.get(channel)
                 if mode is None:
                     mode = modes[channel] = channels.mode(channel)
@@ -381,6 +375,7 @@ class OrdersProcessor:
                 result.outbox.append(self._request(name, "", its, now))
                 count[(action, "done")] += 1
                 continue
+            _, milestone, instance = parts(name)
             id = known.id if known is not None else effect_id(key, milestone, instance, action)
             offered = Offered(
                 at=now,
@@ -576,6 +571,12 @@ def tags(v: View, order: Order) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _mark(record: Record, key: str, reason: str) -> FactParked:
+    """Makes the order whose report could not be read incomplete, until somebody has dealt with the record."""
+    mark = mark_id(key.encode(), record.value or b"")
+    return FactParked(order=key, system=SYSTEM, object=mark, at=record.timestamp or AT_MIN, reason=reason)
+
+
 def mark_id(key: bytes, value: bytes) -> str:
     """The `object` of the `FactParked` that marks an order: the unreadable bytes name themselves, wherever they lay."""
     return blake2b(key + b"\x1f" + value, digest_size=12).hexdigest()
@@ -591,7 +592,9 @@ def _turn(turns: dict[str, Turn], states: Mapping[str, Any], key: str) -> Turn:
 
 def _changed(its: Turn) -> bool:
     order, before = its.order, its.before
-    return before is None or order.facts is not before.facts or order.ledger is not before.ledger or order.closed is not before.closed
+    if before is None:
+        return bool(order.facts or order.closed or order.ledger or order.fired)
+    return order.facts is not before.facts or order.ledger is not before.ledger or order.closed is not before.closed
 
 
 def _ended(order: Order, outcome: Outcome) -> Ended | None:

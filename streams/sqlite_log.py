@@ -237,7 +237,9 @@ class Desk:
             known = dict(self._db.execute("SELECT name, partitions FROM topics").fetchall())
             for name, partitions in topics.items():
                 if known.get(name, partitions) != partitions:
-                    raise LogMismatch(f"topic {name!r} has {known[name]} partitions, not {partitions}: a layout is never changed under data")
+                    raise LogMismatch(
+                        f"topic {name!r} has {known[name]} partitions, not {partitions}: a layout is never changed under data"
+                    )
                 if name not in known:
                     values = (name, uuid.uuid4().hex, partitions)
                     number = self._db.execute("INSERT INTO topics (name, id, partitions) VALUES (?, ?, ?)", values).lastrowid
@@ -300,7 +302,7 @@ class Writer:
             except (sqlite3.Error, OSError) as caught:
                 error = LogDown(f"the embedded log takes no records: {caught}")
                 error.__cause__ = caught
-            except Exception as caught:  # a bug must reach whoever waits, not kill the thread in silence
+            except Exception as caught:  # noqa: BLE001  a bug must reach whoever waits, not kill the thread in silence
                 error = caught
             _answer(group, error)
 

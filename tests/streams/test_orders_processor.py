@@ -155,12 +155,12 @@ BAD: list[tuple[str, bytes | None, bytes, str, str]] = [
     ("unknown currency", b"lumi:1001", GOOD.replace(b"EUR", b"QQQ"), "currency", "$.currency"),
     ("impossible date", b"lumi:1001", GOOD.replace(str(T0 + MINUTE).encode(), b"1790000060"), "bounds", "$.at"),
     ("far future", b"lumi:1001", GOOD.replace(str(T0 + MINUTE).encode(), str(T0 + 500 * DAY).encode()), "bounds", "$.at"),
-    ("infinite signal", b"lumi:1001", encode_fact(placed()).replace(b'"velocity":1.0', b'"velocity":1e999'), "bounds", "$.signals[...]"),
+    ("infinite signal", b"lumi:1001", encode_fact(placed()).replace(b'"velocity":1.0', b'"velocity":1e999'), "schema", "$.signals[...]"),
     ("10 MB", b"lumi:1001", b'{"type":"NoteAdded","text":"' + b"x" * (10 << 20) + b'"}', "too_large", "value"),
     ("other order", b"lumi:2", GOOD, "wrong_key", "key"),
     ("null key", None, GOOD, "null_key", "key"),
     ("key not UTF-8", b"\xff", GOOD, "malformed", "value"),
-    ("deep nesting", b"lumi:1001", b"[" * 100_000, "malformed", "value"),
+    ("deep nesting", b"lumi:1001", b'{"type":"NoteAdded","x":' + b"[" * 100_000, "malformed", "value"),
 ]
 
 
@@ -216,9 +216,9 @@ def test_states_do_not_depend_on_how_facts_are_cut_into_chunks() -> None:
         lane = Lane(mode="observe")
         for i in range(0, 8, size):
             lane.turn(*LIFE[i : i + size], now=T0 + 3 * DAY)
-        order = lane.states[ORDER].fork()
-        order.decision = None  # one decision per turn: their number differs, and is in the journal
-        ends.append(encode(order))
+        facts = Order(ORDER)  # what was decided on the way depends on what was known then, and is in the journal
+        facts.facts, facts.persons = lane.states[ORDER].facts, lane.states[ORDER].persons
+        ends.append(encode(facts))
         rebuilt = Order(ORDER)
         for fact in reversed(LIFE):
             rebuilt = merge(rebuilt, fact)
@@ -482,7 +482,7 @@ def test_a_message_that_stops_being_wanted_is_blocked_and_freed_when_it_is_wante
     (free,) = lane.asks(MessageFreed)
     assert (free.effect, free.blocks) == (asked.effect, (block.block,))
     lane.turn(captured(4999, version=2))
-    assert [b.block for b in lane.asks(MessageBlocked)] == [f"{asked.effect}:1", f"{asked.effect}:3"]
+    assert [b.block for b in lane.asks(MessageBlocked) if b.effect == asked.effect] == [f"{asked.effect}:1", f"{asked.effect}:3"]
 
 
 def test_an_answered_message_is_neither_repeated_nor_blocked() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -91,8 +91,8 @@ class Toy:
 class MemoryLog:
     """`Publisher` and `Log` as lists; `down` refuses."""
 
-    def __init__(self, partitions: int = 1) -> None:
-        self.partitions = partitions
+    def __init__(self, partitions: int = 1, now: Callable[[], int] = lambda: 1) -> None:
+        self.partitions, self.now = partitions, now
         self.records: dict[tuple[str, int], list[Record]] = {}
         self.down = False
 
@@ -100,7 +100,7 @@ class MemoryLog:
         if self.down:
             raise LogDown("down")
         its = self.records.setdefault((topic, partition or 0), [])
-        its.extend(Record(len(its) + n, key, value, 1) for n, (key, value) in enumerate(records))
+        its.extend([Record(offset, key, value, self.now()) for offset, (key, value) in enumerate(records, len(its))])
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
         return {p: (0, len(self.records.get((topic, p), ()))) for p in range(self.partitions)}

@@ -33,6 +33,15 @@ raw_bodies = (
     | json_values.map(lambda value: json.dumps(value).encode())
     | st.dictionaries(keys, json_values, max_size=6).map(lambda changed: body(placed(**changed)))
     | st.dictionaries(keys, json_values, max_size=3).map(lambda changed: body(captured(**changed)))
+    | st.builds(  # right types, and values that may be impossible
+        lambda **changed: body(captured(**changed)),
+        amount=st.integers(),
+        at=st.integers(NOW - 10**12, NOW + 10**12),
+        currency=st.sampled_from(["EUR", "JPY", "XXX", "eur", ""]),
+        object=st.text(max_size=3),
+        v=st.sampled_from([0, 1, 2, 99]),
+        version=st.integers(),
+    )
     | st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(lambda cut: body(placed())[: cut[0]] + cut[1] + body(placed())[cut[0] :])
 )
 header_text = st.text(st.characters(min_codepoint=1, max_codepoint=255, blacklist_characters="\r\n\0"), max_size=30)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from streams.transport import TP, Log, LogDown
+from streams.transport import Log, LogDown
 from tests.streams.transport.worker import open_store
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -87,7 +87,9 @@ class Fleet:
             while len(expected) < end:
                 records = await log.read(topic, partition, len(expected), 50_000)
                 expected += [(r.offset, r.value) for r in records]
-            taken = db.execute("SELECT offset, value FROM taken WHERE topic = ? AND partition = ? ORDER BY seq", (topic, partition)).fetchall()
+            taken = db.execute(
+                "SELECT offset, value FROM taken WHERE topic = ? AND partition = ? ORDER BY seq", (topic, partition)
+            ).fetchall()
             assert len(taken) == len(expected), f"{topic}.{partition}: {len(taken)} of {len(expected)}"
             assert taken == expected
             seen.update(value for _, value in taken)
@@ -180,7 +182,14 @@ async def run(
         total = await fleet.check(log, name, load.acknowledged)
         notes = fleet.notes()
         assert not notes.get("mismatch"), "a position was refused"
-        return {"seed": seed, "records": total, "rebalances": rebalances, "catch_up_s": round(caught_up, 1), "failed_appends": load.failed, **notes}
+        return {
+            "seed": seed,
+            "records": total,
+            "rebalances": rebalances,
+            "catch_up_s": round(caught_up, 1),
+            "failed_appends": load.failed,
+            **notes,
+        }
     finally:
         await load.stop()
         await fleet.close()

@@ -196,7 +196,9 @@ def test_the_worker_lock_is_shared_within_a_process_and_nowhere_else(tmp_path: P
     assert subprocess.run(attempt, cwd=root, timeout=60).returncode == 0
 
 
-async def test_records_of_another_process_are_seen_within_milliseconds_and_waiting_costs_little(log: EmbeddedLog, name: str, tmp_path: Path) -> None:
+async def test_records_of_another_process_are_seen_within_milliseconds_and_waiting_costs_little(
+    log: EmbeddedLog, name: str, tmp_path: Path
+) -> None:
     """The reader polls a counter in shared memory: here we only look that it sees, and how often it looked."""
     lanes = Lanes(tmp_path / "positions.json")
     async with running(make_app(f"orderflow-log://{log.folder}", name, lanes, ["facts"])) as app:

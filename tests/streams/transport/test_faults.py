@@ -15,8 +15,9 @@ import pytest
 from streams.kafka import KafkaLog
 from streams.sqlite_log import EmbeddedLog
 from streams.transport import TP, LogDown
+from tests.conftest import Kafka
 from tests.streams.transport import faults
-from tests.streams.transport.conftest import Kafka, OnEmbedded, OnKafka
+from tests.streams.transport.conftest import OnEmbedded, OnKafka
 from tests.streams.transport.lanes import Lanes, make_app, running
 
 

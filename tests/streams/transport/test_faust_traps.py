@@ -149,6 +149,8 @@ async def main():
         async for value in stream:
             seen.append(value)
             if len(seen) == 3:
+                while stream.channel.queue.qsize() < 7:
+                    await asyncio.sleep(0.01)
                 app.consumer_generation_id += 1  # a rebalance; what waits in the queue is of the generation before
     app.consumer.records[stock.TP("in", 0)] = [b"%d" % i for i in range(10)]
     await app.start()
