@@ -142,6 +142,10 @@ class Workflow(Section, frozen=True):
     feedback_after_hours: Annotated[float, Meta(description="delivery to feedback request", ge=0)] = 72.0
     finance_after_failures: Annotated[int, Meta(description="failed payments before finance looks at it", ge=1)] = 2
     location: Annotated[str, Meta(description="stock location of lines that name none")] = "main"
+    lease_seconds: Annotated[float, Meta(description="a claimed call that has not begun by then is not begun any more", ge=1)] = 30.0
+    grace_seconds: Annotated[
+        float, Meta(description="what became of a call is unknown so long after its lease; longer than any call takes", ge=1)
+    ] = 30.0
 
 
 class Settings(Section, frozen=True):

@@ -197,7 +197,11 @@ def log_url(settings: Settings) -> str:
 
 async def lay_out(settings: Settings, store: Store, log_: Log, start_at: str = "earliest") -> None:
     """`init`: topics with their partition counts, and each lane's first position, written once. A second call changes nothing."""
-    await log_.create(dict.fromkeys(TOPICS, settings.layout.partitions))
+    try:
+        await log_.create(dict.fromkeys(TOPICS, settings.layout.partitions))
+    except LogDown as error:
+        hint = f"; {REPLICAS} brokers are needed, or `replicated: false`" if settings.log != "embedded" and settings.replicated else ""
+        raise Failed(f"{error}{hint}") from error
     ids = await log_.topic_ids(list(names(settings)))
     for topic, processor in names(settings).items():
         if topic not in ids:
@@ -314,19 +318,20 @@ def processors(settings: Settings, environment: Mapping[str, str], abilities: Ma
     """By topic: what makes the processor of one lane of it."""
     from connectors import canonical
     from model.features import features
-    from streams.customers import CustomersProcessor
+    from streams.customers import CustomersProcessor, Timing
     from streams.intake import IntakeProcessor
     from streams.orders import OrdersProcessor
     from streams.references import ReferencesProcessor
     from streams.stock import StockProcessor
 
     policy, renderer = order_policy(settings, environment), renderer_of(settings, environment)
+    timing = Timing(lease=policy.lease_ms, grace=policy.grace_ms)
     made: dict[str, Callable[[], Processor]] = {
         "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read}),
         "references": ReferencesProcessor,
         "facts": lambda: OrdersProcessor(features, policy, abilities, settings.layout.id),
         "stock": StockProcessor,
-        "customers": lambda: CustomersProcessor(renderer, abilities=abilities, layout=settings.layout.id),
+        "customers": lambda: CustomersProcessor(renderer, timing=timing, abilities=abilities, layout=settings.layout.id),
     }
     for source in settings.sources:
         made[source.topic] = partial(IntakeProcessor, source.topic, {source.name: canonical.read}, source.name)
@@ -342,6 +347,8 @@ def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
         settle_ms=int(w.settle_minutes * 60_000),
         feedback_after_ms=int(w.feedback_after_hours * 3_600_000),
         finance_after_failures=w.finance_after_failures,
+        lease_ms=int(w.lease_seconds * 1000),
+        grace_ms=int(w.grace_seconds * 1000),
         default_location=w.location,
         brand=settings.brand.name,
         tracking_base=settings.brand.tracking_base,
@@ -416,7 +423,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         apps.append(make_app(settings.group, address, w, w.offer, topics=topics, folder=folder, session_timeout_s=session))
         archiver: Archiver | None = None
         if settings.archive:
-            archiver = Archiver(Archive(folder / "archive"), log_, crash)
+            archiver = Archiver(Archive(folder / "archive"), log_, clock, crash)
             group = f"{settings.group}-archive"
             apps.append(make_app(group, address, archiver, archiver.offer, topics=TOPICS, folder=folder, session_timeout_s=session))
         health = Health(
@@ -518,8 +525,11 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         store = await stack.enter_async_context(store_of(settings, start=False))
         log_ = await stack.enter_async_context(opened(log_of(settings)))
         weak = await check_layout(settings, log_)
-        health = Health(metrics, lambda: weak if settings.replicated else (), lambda: () if settings.replicated else weak)
+        why: list[str] = ["store and log were not asked yet"]
+        health = Health(metrics, lambda: [*why, *(weak if settings.replicated else ())], lambda: () if settings.replicated else weak)
         health.start()
+        asking = asyncio.create_task(keep_asking(store, log_, settings, why))
+        stack.callback(asking.cancel)
         stack.push_async_callback(health.close)
         token = resolve(settings.http.token, environment, "http.token")
         ledger = settings.folder / "received.jsonl"
@@ -539,6 +549,23 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         health.drain()
         await server.close()
     return 0
+
+
+async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str]) -> None:
+    """The gateway is ready while the store answers and the log has its topics; `why` says what is missing."""
+    while True:
+        found = []
+        try:
+            await store.standing(lanes(settings, ["orders"])[:1])
+        except (StoreDown, StoreRefused) as error:
+            found.append(f"store: {error}")
+        try:
+            if len(await log_.bounds("facts")) != settings.layout.partitions:
+                found.append("log: the topic facts does not have layout.partitions partitions: `run.py doctor`")
+        except (LogDown, LogMismatch, OSError) as error:
+            found.append(f"log: {type(error).__name__}")
+        why[:] = found
+        await asyncio.sleep(2.0)
 
 
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:

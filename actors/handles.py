@@ -31,6 +31,7 @@ log = logging.getLogger("orderflow.handles")
 DEADLINE_S = 0.5  # per call; then the rules answer
 PROBE_S = 0.5  # how often an actor that did not answer is asked how it is
 LOAD_S = 60.0  # an actor's start: a process, torch, the weights
+REBIRTH_S = 10.0  # between attempts to start an actor whose constructor failed: each is a process
 HELLO_S = 2.0  # for an answer to "how are you"; asked again after it
 MOST_PENDING = 8  # calls per scorer, those that timed out included
 
@@ -42,6 +43,11 @@ class NotMade(Exception):
 
 class Lost(Exception):
     """The call left, and no answer came: it may or may not have been executed."""
+
+    def __init__(self, kind: str, why: str = "") -> None:
+        super().__init__(kind)
+        self.for_good = kind == "ActorDiedError"  # Ray will not start this one again
+        self.why = why
 
 
 def end_with_parent() -> None:
@@ -79,6 +85,7 @@ class Remote:
         self._handle: Any = None
         self._generation = -1  # of the cluster the handle belongs to
         self._well = False
+        self._reborn_at = 0.0  # not to be started before
         self._watch = -1  # a file that becomes readable when the actor's process ends
 
     @property
@@ -92,7 +99,7 @@ class Remote:
     async def revive(self, patience_s: float = HELLO_S) -> bool:
         """Adopts or starts it if need be and waits for its hello. Never raises; True when it is usable."""
         generation = self.ray.generation
-        if not self.ray.ready:
+        if not self.ray.ready or asyncio.get_running_loop().time() < self._reborn_at:
             return False
         try:
             if self._generation != generation:
@@ -102,6 +109,10 @@ class Remote:
             pid, _, self.said = (await self.ask("hello", deadline_s=patience_s)).partition(" ")
         except Exception as error:  # noqa: BLE001 - Lost, NotMade, or whatever Ray raises while its cluster goes
             log.debug("no hello", extra={"event": "actor_silent", "actor": self.name, "error": type(error).__name__})
+            if isinstance(error, Lost) and error.for_good:
+                self._generation = -1
+                self._reborn_at = asyncio.get_running_loop().time() + REBIRTH_S
+                log.error("actor cannot start", extra={"event": "actor_refused", "actor": self.name, "why": error.why})
             return False
         self._well = self._keep_watch(int(pid))
         return self.usable
@@ -169,7 +180,11 @@ def _on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *ar
 def _land(calls: set[asyncio.Future[Any]], answer: asyncio.Future[Any], done: Future[Any]) -> None:
     calls.discard(answer)
     error = done.exception()
-    _settle(answer, done.result() if error is None else Lost(type(error).__name__))
+    if error is None:
+        _settle(answer, done.result())
+    else:
+        lines = str(error).strip().splitlines() or [""]  # Ray puts the constructor's own words last
+        _settle(answer, Lost(type(error).__name__, lines[-1][:200]))
 
 
 def _settle(answer: asyncio.Future[Any], value: Any) -> None:

@@ -242,7 +242,7 @@ def run_quix(bootstrap: str, group: str, source: str, target: str, go: Path) -> 
         producer_extra_config={"linger.ms": 5},
     )
 
-    def job(event: dict[str, Any], state: State) -> dict[str, Any]:
+    def job(event: dict[str, Any], state: State[Any, Any]) -> dict[str, Any]:
         state_, result = apply(state.get("order"), event)
         state.set("order", state_)
         return result
@@ -331,7 +331,7 @@ def run_orderflow(bootstrap: str, group: str, source: str, target: str, go: Path
 
     from streams.driver import ChunkSchema, check_start, worker_conf
 
-    app = faust.App(group, broker=f"orderflow-kafka://{bootstrap}", **worker_conf())
+    app: Any = faust.App(group, broker=f"orderflow-kafka://{bootstrap}", **worker_conf())
     check_start(app)
     lanes = BenchLanes(go, target)
     app.assignments, lanes.app = lanes, app
@@ -526,8 +526,7 @@ def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     libraries = " ".join(f"{name} {version(name)}" for name in ("faust-streaming", "quixstreams", "aiokafka", "uvloop"))
     print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}")
     sizes = f"{args.events:,} events of about {args.size} bytes ({args.faust_events:,} for stock Faust)"
-    print(f"{sizes}, {args.partitions} partitions, seed {args.seed}, {args.runs} runs
-")
+    print(f"{sizes}, {args.partitions} partitions, seed {args.seed}, {args.runs} runs\n")
     print("| system | events/s, median | range | us CPU per event | peak MB |\n|---|---|---|---|---|")
     median: dict[str, float] = {}
     for system in dict.fromkeys(run.system for run in runs):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from connectors.archive import Archive
+from streams.clock import Clock
 from streams.processor import Chunk
 from streams.transport import TP, Log
 
@@ -33,8 +35,9 @@ class Shelf:
 
 
 class Archiver:
-    def __init__(self, archive: Archive, log_: Log, crash: Callable[[BaseException], None]) -> None:
-        self._archive, self._log, self._crash = archive, log_, crash
+    def __init__(self, archive: Archive, log_: Log, clock: Clock, crash: Callable[[BaseException], None]) -> None:
+        self._archive, self._log, self._clock, self._crash = archive, log_, clock, crash
+        self._compacted = ""  # the day up to which small files were joined
         self._shelves: dict[TP, Shelf] = {}
         self._opening: dict[TP, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
@@ -105,9 +108,20 @@ class Archiver:
             ripe = [tp for tp, s in self._shelves.items() if s.records and (len(s.records) >= GATHER_RECORDS or now - s.since >= GATHER_S)]
             try:
                 await self._write(ripe)
+                await self._compact()
             except Exception as error:
                 self._crash(error)
                 return
+
+    async def _compact(self) -> None:
+        """Once a day the many small files of each day before become one."""
+        today = datetime.fromtimestamp(self._clock.now() / 1000, UTC).date().isoformat()
+        if today == self._compacted:
+            return
+        async with self._writing:
+            for tp in list(self._shelves):
+                await asyncio.to_thread(self._archive.compact, tp, today)
+        self._compacted = today
 
     async def _write(self, partitions: list[TP]) -> None:
         async with self._writing:

@@ -36,7 +36,6 @@ OUTCOME = {
     "": ("under way", ""),
 }
 CLOSED = {
-    "observed": "observed only: this channel does not send yet",
     "withdrawn": "no longer wanted",
     "expired": "too late to be of use",
     "suppressed": "not allowed by the customer's consent or hours",
@@ -137,11 +136,18 @@ def _messages(order: Order, v: View) -> Iterator[Message]:
         action, milestone, instance = _named(name)
         if action.startswith("notify."):
             effect_key = effect_id(order.id, milestone, instance, action)
-            yield Message(effect=effect_key, template=milestone, channel=action[7:], outcome="observed", at=at)
+            yield Message(effect=effect_key, template=milestone, about=instance, channel=action[7:], outcome="observed", at=at)
     for effect in order.ledger.values():
         if effect.action.startswith("notify."):
             outcome = v.messages.get(effect.id) or effect.closed or "asked"
-            yield Message(effect=effect.id, template=effect.milestone, channel=effect.action[7:], outcome=outcome, at=effect.offered_at)
+            yield Message(
+                effect=effect.id,
+                template=effect.milestone,
+                about=effect.instance,
+                channel=effect.action[7:],
+                outcome=outcome,
+                at=effect.offered_at,
+            )
 
 
 # --- timeline
@@ -154,10 +160,15 @@ def _timeline(order: Order, v: View) -> Iterator[Moment]:
         chances = f"fraud {percent(d.fraud / SHARE)}, late {percent(d.late / SHARE)}, shortage {percent(d.shortage / SHARE)}"
         reasons = tuple(f"why: {REASONS.get(code, words(code))}" for code in d.reasons)
         yield Moment(at=d.at, kind="decision", title=title, by=f"{d.by} {d.model}", detail=(chances, *reasons), tone=tone)
+    observed: dict[int, list[str]] = {}
     for name, at in order.closed.items():
         action, milestone, instance = _named(name)
         if not action.startswith(INSIDE):
-            yield Moment(at=at, kind="effect", title=_effect_title(action, milestone, instance), by="plan", detail=(CLOSED["observed"],))
+            observed.setdefault(at, []).append(_effect_title(action, milestone, instance))
+    for at, those in observed.items():
+        yield Moment(
+            at=at, kind="effect", title="Would have been done: these channels only observe", by="plan", detail=tuple(sorted(those))
+        )
     for effect in order.ledger.values():
         if not effect.action.startswith(INSIDE):
             yield from _effect(effect)
@@ -173,6 +184,8 @@ def _fact(key: Key, variants: tuple[Fact, ...], v: View) -> Moment:
     fact = variants[0]
     title, tell, tone = TITLES[key[0]]
     said = list(tell(fact, v)) if tell is not None else []
+    if key[0] in SAYS_ITSELF:
+        title = f"{title}: {said.pop(0)}"
     if key in v.retracted:
         said.append("retracted: it was not about this order")
     if len(variants) > 1 and contradictory(variants):
@@ -247,6 +260,7 @@ def _scan(f: Any, v: View) -> list[str]:
     return [words(f.tag.value), f"{f.carrier} {f.tracking}".strip(), eta]
 
 
+SAYS_ITSELF = frozenset({"ParcelScanned", "ReviewDecided", "DisputeClosed", "MessageReported"})  # their first detail belongs to the title
 _Tell = Callable[[Any, View], list[str]]
 TITLES: dict[str, tuple[str, _Tell | None, str]] = {
     "OrderPlaced": ("Order placed", lambda f, v: [money(f.total, f.currency), f"{sum(x.quantity for x in f.lines)} items"], ""),
@@ -265,10 +279,10 @@ TITLES: dict[str, tuple[str, _Tell | None, str]] = {
     "StockReleased": ("Stock released", _stock, ""),
     "ItemsPicked": ("Items picked", lambda f, v: [f.location, *(f"{q.quantity} of {q.line} not found" for q in f.short)], ""),
     "ParcelPacked": ("Parcel packed", lambda f, v: [f.parcel, *_quantities(f, v)], ""),
-    "ParcelScanned": ("Parcel scanned", _scan, ""),
+    "ParcelScanned": ("Parcel", _scan, ""),
     "HoldPlaced": ("Put on hold", _reason, WARN),
     "HoldReleased": ("Hold released", _reason, GOOD),
-    "ReviewDecided": ("Reviewed", lambda f, v: ["approved" if f.approve else "declined", f.reason, f"by {f.by}"], ""),
+    "ReviewDecided": ("Review", lambda f, v: ["approved" if f.approve else "declined", f.reason, f"by {f.by}"], ""),
     "ReturnReceived": ("Return received", _quantities, ""),
     "MessageReported": ("Message", lambda f, v: [f"{CHANNELS.get(f.channel, f.channel)}: {words(f.outcome).lower()}", words(f.reason)], ""),
     "FactRetracted": (

@@ -68,7 +68,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     outcome: str  # "asked" while nothing is known yet
     at: int
-    reason: str = ""
+    about: str = ""  # the parcel or refund it speaks of
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

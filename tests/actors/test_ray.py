@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -99,7 +100,7 @@ def test_the_scratch_folder_of_ray_lies_inside_a_private_one(ray_cluster: LocalR
 def test_no_cluster_is_joined_without_its_token(ray_cluster: LocalRay) -> None:
     address = msgspec.json.decode((ray_cluster.folder / "address").read_bytes())["gcs"]
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('joined')"
-    stranger = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}
+    stranger = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64, "RAY_gcs_rpc_server_connect_timeout_s": "1"}
     stranger.pop("RAY_AUTH_TOKEN_PATH")
     done = subprocess.run([sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=120, check=False)
     assert "joined" not in done.stdout
@@ -243,12 +244,23 @@ async def test_a_promoted_version_serves_after_a_reload_without_a_mixed_answer(r
         remove(pool.actors[0])
 
 
-async def test_weights_that_are_refused_leave_the_rules_answering(ray_cluster: LocalRay, tmp_path: Path) -> None:
-    pool = ScorerPool(ray_cluster, tmp_path / "none", deadline_s=FOREVER_S, name="unarmed")
-    assert not await pool.start(wait_s=3.0)
+async def test_weights_that_are_refused_leave_the_rules_answering_until_there_are_good_ones(
+    ray_cluster: LocalRay, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("actors.handles.REBIRTH_S", 0.1)
+    folder = tmp_path / "weights"
+    pool = ScorerPool(ray_cluster, folder, deadline_s=FOREVER_S, name="unarmed")
+    starting = asyncio.create_task(pool.start())
+    while not (why := [record.why for record in caplog.records if getattr(record, "event", "") == "actor_refused"]):
+        await asyncio.sleep(0.05)
+    assert "ArtefactRefused: aliases.json: No such file" in why[0]
     assert (await pool.score(rows(5))).fallback
     health = pool.health()
     assert (health["scorer"], health["healthy"], health["ray"]) == ("rules", 0, "ready")
+    shutil.copytree(weights, folder)
+    assert await starting
+    assert not (await pool.score(rows(5))).fallback
+    remove(pool.actors[0])
     await pool.close()
 
 

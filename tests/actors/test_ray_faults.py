@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -79,8 +80,6 @@ def wait_until_gone(pids: list[int]) -> None:
             descriptor = os.pidfd_open(pid)
             try:
                 while not gone(pid):
-                    import select
-
                     select.select([descriptor], [], [], 1.0)
             finally:
                 os.close(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from aiokafka.admin import AIOKafkaAdminClient
 
 import settings as settings_module
 import wire
@@ -22,8 +23,10 @@ from streams.clock import WallClock
 from streams.processor import Processor
 from streams.recovery import refold
 from streams.transport import Log
+from tests.conftest import Kafka
 
 KEYED = ("references", "facts", "stock", "customers")  # topics whose lanes keep states
+OURS = {*wire.TOPICS, "shop-orders"}
 SETTLED_S = 1.0  # everything read and nothing new for so long: it rests
 ENVIRONMENT = {"ORDERFLOW_STAND_IN": PASSWORD, "ORDERFLOW_SIGNING": SIGNING}
 
@@ -227,6 +230,30 @@ async def sink(**arguments: Any) -> AsyncIterator[StandIns]:
         yield made
     finally:
         await made.close()
+
+
+@contextlib.asynccontextmanager
+async def _admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def holds(kafka: Kafka) -> set[str]:
+    """Which of the topics that tests make are there."""
+    async with _admin(kafka) as admin:
+        return OURS & set(await admin.list_topics())
+
+
+async def empty(kafka: Kafka) -> None:
+    """Deletes them, and waits until they are gone."""
+    async with _admin(kafka) as admin:
+        while left := OURS & set(await admin.list_topics()):
+            await admin.delete_topics(sorted(left))
+            await asyncio.sleep(0.1)
 
 
 def parts(of: Sequence[Any], sizes: Callable[[], int]) -> list[Sequence[Any]]:

@@ -40,8 +40,8 @@ class Opinion:
 
     async def score(self, rows: NDArray[np.float32]) -> Scores:
         n = len(rows)
-        zero, fraud = np.zeros(n, np.float32), np.full(n, self.fraud, np.float32)
-        return Scores(fraud, zero, zero, zero, zero, [()] * n, self.version, fallback=False)
+        zero, fraud = np.zeros(n, np.float32), np.full(n, self.fraud, np.float32)  # its priority differs too: it stands in bodies
+        return Scores(fraud, zero, zero, zero, fraud, [()] * n, self.version, fallback=False)
 
 
 class Provider:

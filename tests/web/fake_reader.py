@@ -87,7 +87,7 @@ def detail(order_id: str = "lumi:1004") -> OrderDetail:
         parcels=(Parcel(id="p1", carrier="UPS", tracking="1Z999AA10123456784", status="out_for_delivery"),),
         messages=(
             Message(effect="a", template="order_placed", channel="email", outcome="sent", at=t + 2000),
-            Message(effect="b", template="shipped", channel="sms", outcome="unknown", at=t + 9000, reason="deadline"),
+            Message(effect="b", template="shipped", channel="sms", outcome="unknown", at=t + 9000, about="p1"),
             Message(effect="c", template="shipped", channel="push", outcome="observed", at=t + 9000),
         ),
         reached={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -16,7 +16,7 @@ from orders.state import Order
 from web.explain import TITLES, detail
 
 T = 1_700_000_000_000
-BASE = {"order": "lumi:7", "system": "shop", "at": T}
+BASE: dict[str, Any] = {"order": "lumi:7", "system": "shop", "at": T}
 PERSON = facts.Person(name="Ana", email="ana@example.invalid")
 
 
@@ -120,7 +120,14 @@ def test_what_was_only_observed_or_withdrawn_says_so() -> None:
     take_in(order, TimerFired(at=T + 4, timer="delay"))
     told = detail(order)
     assert [m.outcome for m in told.messages] == ["observed"]
-    assert titles(order) == ["Order placed", "E-mail “Order Placed”", "Wanted: Payment refund", "Payment refund", "Waited for: delay"]
+    assert titles(order) == [
+        "Order placed",
+        "Would have been done: these channels only observe",
+        "Wanted: Payment refund",
+        "Payment refund",
+        "Waited for: delay",
+    ]
+    assert told.timeline[1].detail == ("E-mail “Order Placed”",)
     assert told.timeline[3].detail == ("no longer wanted",)
 
 
@@ -134,4 +141,5 @@ def test_only_the_detail_knows_the_person() -> None:
 def test_an_order_that_only_others_have_spoken_of_is_shown_too() -> None:
     scan = facts.ParcelScanned(**{**BASE, "system": "ups", "object": "s1"}, parcel="p1", tag=facts.Tracking.IN_TRANSIT, tracking="1Z")
     told = detail(order_of(scan))
+    assert [m.title for m in told.timeline] == ["Parcel: In transit"]
     assert told.person is None and told.parcels[0].tracking == "1Z" and told.total == 0

@@ -1,0 +1,55 @@
+"""The archive's app: each record once, where the manifest ends the reading goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import duckdb
+
+from connectors.archive import Archive
+from streams.archiver import Archiver
+from streams.clock import VirtualClock
+from streams.transport import TP
+from tests.streams.toy import MemoryLog, chunk
+
+FACTS = TP("facts", 0)
+DAY = 86_400_000
+
+
+async def opened(folder: Path, log: MemoryLog, clock: VirtualClock | None = None) -> tuple[Archiver, list[BaseException]]:
+    crashes: list[BaseException] = []
+    archiver = Archiver(Archive(folder), log, clock or VirtualClock(DAY), crashes.append)
+    archiver.assigned(frozenset({FACTS}))
+    async with asyncio.timeout(5):
+        while archiver.position(FACTS) is None and not crashes:
+            await asyncio.sleep(0.005)
+    return archiver, crashes
+
+
+async def test_each_record_is_archived_once_over_a_restart_and_can_be_read_with_duckdb(tmp_path: Path) -> None:
+    log = MemoryLog()
+    await log.append("facts", [(b"k", b"x")] * 9)
+    first, _ = await opened(tmp_path, log)
+    first.offer(chunk(0, b"x", b"x", b"x"))
+    first.offer(chunk(0, b"x", b"x", b"x"))  # handed over twice
+    first.offer(chunk(3, b"x", b"x"))
+    await first.revoked(frozenset({FACTS}))
+    await first.close()
+    second, _ = await opened(tmp_path, log)
+    assert second.position(FACTS) == 5
+    second.offer(chunk(5, b"x", b"x", b"x", b"x"))
+    await second.close()
+    rows = duckdb.sql(f'SELECT "offset" FROM ({Archive(tmp_path).sql("facts")}) ORDER BY 1').fetchall()
+    assert [offset for (offset,) in rows] == list(range(9))
+
+
+async def test_a_manifest_that_does_not_fit_the_log_stops_the_archive_loudly(tmp_path: Path) -> None:
+    log = MemoryLog()
+    await log.append("facts", [(b"k", b"x")] * 3)
+    first, _ = await opened(tmp_path, log)
+    first.offer(chunk(0, b"x", b"x", b"x"))
+    await first.close()
+    other, crashes = await opened(tmp_path, MemoryLog())
+    assert other.position(FACTS) is None and "manifest" in str(crashes[0])
+    await other.close()
