@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, MutableMapping
@@ -12,7 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 import wire
-from settings import Settings, SettingsError
+from connectors.store import LaneId, Store
+from settings import Settings, SettingsError, resolve
+from streams.transport import Log
+from web.door import LOOPBACK
 
 CONNECT_S = 5.0
 FREE_BYTES = 2 << 30
@@ -26,81 +30,123 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
-    """Never raises for what it looks at; changes nothing but starts the embedded store if nobody has."""
-    found = [_disk(settings), _secrets(settings, environment)]
-    try:
-        async with wire.store_of(settings) as store:
+    """Never raises for what it looks at; changes no data, but starts the embedded store if nobody has."""
+    disk = _disk(settings)
+    found = [disk, _secrets(settings, environment)]
+    async with contextlib.AsyncExitStack() as stack:
+        store = log = None
+        modes = {name: getattr(settings.channels, name).mode for name in wire.CHANNELS}
+        try:
+            store = await stack.enter_async_context(wire.store_of(settings))
+            modes = (await wire.read_modes(store, settings)).channels
             found.append(Finding("store", True, f"answers, settings are right, ID {store.id[:8]}"))
-            found += await _log(settings, store)
-    except Exception as error:
-        found.append(Finding("store", False, _says(error), "start it, or correct `store` in the configuration"))
-    found.append(await _smtp(settings))
+        except Exception as error:
+            found.append(Finding("store", False, _says(error), "start it, or correct `store` in the configuration"))
+        try:
+            log = await stack.enter_async_context(wire.opened(wire.log_of(settings)))
+            found += await _log(settings, log)
+        except Exception as error:
+            found.append(Finding("log", False, _says(error), "run.py init makes the embedded log; for Kafka check address, network and `log`"))
+        if store is not None and log is not None and found[-1].ok:
+            found.append(await _positions(settings, store, log))
+    found += [*_channels(settings, environment, modes), await _smtp(settings, modes["email"])]
     return found
 
 
 def _says(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    return (str(error) or type(error).__name__)[:300]
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = wire.data_folder(settings)
-    free = shutil.disk_usage(folder).free
-    ok = free > FREE_BYTES and os.access(folder, os.W_OK)
+    try:
+        folder = wire.data_folder(settings)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding("data folder", False, f"{settings.folder}: {error.strerror}", "point `data` to a folder that this user can write to")
+    if not os.access(folder, os.W_OK):
+        return Finding("data folder", False, f"{folder} cannot be written to", "give this user the folder, or point `data` to another one")
+    ok = free > FREE_BYTES
     return Finding("data folder", ok, f"{folder}, {free / 2**30:.1f} GiB free", "" if ok else "make room, or point `data` to another disk")
 
 
 def _secrets(settings: Settings, environment: Mapping[str, str]) -> Finding:
     try:
         channels = wire.sender_settings(settings, environment)
+        token = resolve(settings.http.token, environment, "http.token")
+        wire.signing_key(settings, environment)
     except SettingsError as error:
         return Finding("secrets", False, str(error), "set it, or correct the reference")
+    except OSError as error:
+        return Finding("secrets", False, f"no signing key: {error.strerror}", "make the data folder writable, or set `signing`")
+    if not token and settings.http.host not in LOOPBACK:
+        return Finding("secrets", False, f"http.host {settings.http.host} can be reached by others, and http.token is not set", "set http.token")
     return Finding("secrets", True, f"all references resolve; channels configured: {', '.join(channels)}")
 
 
-async def _log(settings: Settings, store: wire.Store) -> list[Finding]:
+def _channels(settings: Settings, environment: Mapping[str, str], modes: Mapping[str, str]) -> list[Finding]:
     try:
-        async with wire.opened(wire.log_of(settings)) as log:
-            ids = await log.topic_ids(wire.TOPICS)
-            missing = [topic for topic in wire.TOPICS if topic not in ids]
-            if missing:
-                return [Finding("log", False, f"reachable, without the topics {', '.join(missing)}", "run.py init")]
-            counts = {topic: len(await log.bounds(topic)) for topic in wire.TOPICS}
-            wrong = {topic: n for topic, n in counts.items() if n != settings.layout.partitions}
-            if wrong:
-                return [Finding("log", False, f"partitions differ from layout.partitions: {wrong}", "the layout is fixed at init: correct the configuration")]
-            found = [Finding("log", True, f"{len(ids)} topics of {settings.layout.partitions} partitions")]
-            unplaced = [s.lane for s in await store.standing(wire.lanes(settings)) if s.offset is None]
-            if unplaced:
-                found.append(Finding("positions", False, f"{len(unplaced)} lanes have none", "run.py init for a new store, run.py recover for an emptied one"))
-            else:
-                moved = [s.lane for s in await store.standing(wire.lanes(settings)) if s.log != ids[_topic(s.lane.processor)]]
-                found.append(Finding("positions", not moved, "all lanes are placed" if not moved else f"{len(moved)} belong to another log",
-                                     "" if not moved else "point `log` to the log this store belongs to, or run.py recover"))
-            return found
-    except Exception as error:
-        return [Finding("log", False, _says(error), "run.py init makes the embedded log; for Kafka check address, network and `log`")]
+        configured = wire.sender_settings(settings, environment)
+    except SettingsError:
+        return []  # said already
+    idle = [name for name in wire.CHANNELS if modes.get(name) in ("live", "sandbox") and name not in configured]
+    said = ", ".join(f"{name} {modes.get(name, 'observe')}" for name in wire.CHANNELS)
+    if idle:
+        return [Finding("channels", False, f"{said}; not configured: {', '.join(idle)}", f"fill in channels.{idle[0]}, or run.py go-live {idle[0]} --mode observe")]
+    return [Finding("channels", True, said)]
 
 
-def _topic(processor: str) -> str:
-    return next(topic for topic, name in wire.PROCESSOR_OF.items() if name == processor)
+async def _log(settings: Settings, log: Log) -> list[Finding]:
+    try:
+        weak = await wire.check_layout(settings, log)
+    except wire.Failed as error:
+        return [Finding("log", False, str(error), "run.py init for a new log; else correct the configuration")]
+    ok = not (weak and settings.replicated)
+    found = [Finding("log", ok, "; ".join(weak), "" if ok else "add brokers, or set `replicated: false`")] if weak else []
+    return [*found, Finding("log", True, f"{len(wire.TOPICS)} topics of {settings.layout.partitions} partitions")]
 
 
-async def _smtp(settings: Settings) -> Finding:
+async def _positions(settings: Settings, store: Store, log: Log) -> Finding:
+    topics = wire.names(settings)
+    ids = await log.topic_ids(list(topics))
+    its = {LaneId(name, settings.layout.id, partition): topic for topic, name in topics.items() for partition in await log.bounds(topic)}
+    standing = await store.standing(list(its))
+    unplaced = [s for s in standing if s.offset is None]
+    if unplaced:
+        return Finding("positions", False, f"{len(unplaced)} lanes have none", "run.py init for a new store, run.py recover for an emptied one")
+    moved = [s for s in standing if s.log != ids[its[s.lane]]]
+    if moved:
+        return Finding("positions", False, f"{len(moved)} belong to another log", "point `log` to the log this store belongs to, or run.py recover")
+    closed = [s for s in standing if not s.sends]
+    if closed:
+        return Finding("positions", False, f"{len(closed)} lanes were rebuilt and send nothing", "look at the pages and parked records, then run.py recover --open")
+    return Finding("positions", True, "all lanes are placed")
+
+
+async def _smtp(settings: Settings, mode: str) -> Finding:
     email = settings.channels.email
+    needed = mode in ("live", "sandbox")
+    place = f"{email.host}:{email.port}"
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(email.host, email.port), CONNECT_S)
-        writer.close()
+        async with asyncio.timeout(CONNECT_S):
+            reader, writer = await asyncio.open_connection(email.host, email.port)
+            greeting = b"220" if email.tls == "implicit" else await reader.readline()  # under TLS it would not speak first
+            writer.close()
     except (OSError, TimeoutError) as error:
-        needed = email.mode in ("live", "sandbox")
-        return Finding("mail server", not needed, f"{email.host}:{email.port} does not answer ({type(error).__name__})"
-                       + ("" if needed else "; not needed while e-mail is in observe"), "correct channels.email.host and port" if needed else "")
-    return Finding("mail server", True, f"{email.host}:{email.port} answers")
+        says = f"{place} does not answer ({type(error).__name__})"
+    else:
+        if greeting.startswith(b"220"):
+            return Finding("mail server", True, f"{place} answers")
+        says = f"{place} answers, but not as a mail server does"
+    return Finding("mail server", not needed, says if needed else f"{says}; not needed while e-mail is in {mode}", "correct channels.email.host and port" if needed else "")
 
 
 def ray(settings: Settings, environment: MutableMapping[str, str]) -> Finding:
     if settings.ray == "off":
         return Finding("ray", True, "off by configuration: degraded, the model runs inside the worker")
-    started = wire.start_ray(settings, environment)
+    try:
+        started = wire.start_ray(settings, environment)
+    except OSError as error:
+        return Finding("ray", False, f"no folder for it: {error.strerror}", "make the data folder writable")
     assert started is not None
     try:
         return Finding("ray", started.ready, "starts and answers on loopback" if started.ready else started.why, "" if started.ready else "pip install ray, or `ray: off`")

@@ -20,7 +20,7 @@ from settings import Settings, SettingsError
 
 T = TypeVar("T")
 DEFAULT_FILE = "orderflow.yaml"
-FAILED, USAGE = 1, 2
+FAILED, USAGE, BUG = 1, 2, 70
 
 
 def _settings(context: click.Context) -> Settings:
@@ -28,13 +28,19 @@ def _settings(context: click.Context) -> Settings:
     path: Path | None = context.obj["config"]
     if path is None and Path(DEFAULT_FILE).exists():
         path = Path(DEFAULT_FILE)
-    return settings_module.load(path)
+    return settings_module.with_password(settings_module.load(path), os.environ)
 
 
 def _run(role: Coroutine[Any, Any, T]) -> T:
     import uvloop
 
-    return uvloop.run(role)
+    import wire
+
+    async def run() -> T:
+        wire.quiet_loop()
+        return await role
+
+    return uvloop.run(run())
 
 
 def _say(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
@@ -47,7 +53,7 @@ def _say(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> Non
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line of standard output.")
 
 
-@click.group(epilog="Exit codes: 0 done, 1 it failed and says why, 2 wrong usage or configuration.")
+@click.group(epilog="Exit codes: 0 done, 1 it failed and says why, 2 wrong usage or configuration, 70 a bug or a role that ended itself.")
 @click.option("--config", type=click.Path(path_type=Path), help=f"Configuration file.  [default: ./{DEFAULT_FILE}, else all defaults]")
 @click.version_option("0.1.0", prog_name="orderflow")
 @click.pass_context
@@ -94,7 +100,8 @@ def init(context: click.Context, start_at: str) -> None:
     if not path.exists():
         path.write_text(settings_module.EXAMPLE)
         click.echo(f"wrote {path}: everything starts in `observe`, nothing is sent")
-    _run(wire.initialise(settings_module.load(path), start_at))
+    context.obj["config"] = path
+    _run(wire.initialise(_settings(context), start_at))
     click.echo("topics and positions are in place; next: run.py doctor, then run.py serve")
 
 
@@ -186,12 +193,12 @@ def parked_list(context: click.Context, reason: str, limit: int, as_json: bool) 
 @click.argument("record")
 @click.pass_context
 def parked_show(context: click.Context, record: str) -> None:
-    """The original bytes of RECORD on standard output, its reason on standard error."""
+    """The original bytes of RECORD (of a delivery: its body) on standard output, its reason on standard error."""
     import wire
 
-    row = _run(wire.parked_show(_settings(context), record))
+    row, content = _run(wire.parked_show(_settings(context), record))
     click.echo(f"{row.reason}: {row.detail} ({row.topic} {row.partition} offset {row.offset})", err=True)
-    sys.stdout.buffer.write(row.value)
+    sys.stdout.buffer.write(content)
 
 
 @parked.command("replay", epilog="Example: run.py parked replay schema/facts/3/1207 --body repaired.json --by anna")
@@ -203,7 +210,7 @@ def parked_replay(context: click.Context, record: str, body: Path | None, by: st
     """Put RECORD back into its topic. Twice is harmless: what it says is known by its natural key."""
     import wire
 
-    _run(wire.parked_settle(_settings(context), record, by, body.read_bytes() if body else None, replay=True))
+    _run(wire.parked_settle(_settings(context), record, by, body.read_bytes() if body else None, replay=True, environment=os.environ))
     click.echo("replayed")
 
 
@@ -294,9 +301,12 @@ def entry() -> None:
         raise SystemExit(USAGE) from None
     except click.Abort:
         raise SystemExit(FAILED) from None
-    except wire.FAILURES as error:
-        click.echo(str(error), err=True)
+    except tuple(wire.FAILURES) as error:
+        click.echo(wire.said(error), err=True)
         raise SystemExit(FAILED) from None
+    except Exception as error:  # noqa: BLE001 - its text may hold what belongs to a customer
+        click.echo(f"this is a bug of orderflow: {type(error).__name__} at {wire.trail(error)}", err=True)
+        raise SystemExit(BUG) from None
 
 
 if __name__ == "__main__":

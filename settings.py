@@ -151,8 +151,14 @@ class Workflow(Section, frozen=True):
 class Settings(Section, frozen=True):
     shop: Annotated[str, Meta(description="slug of the shop, first part of every order ID", pattern="^[a-z0-9-]+$")] = "lumi"
     data: Annotated[str, Meta(description="folder for the embedded log and store, the archive and Ray")] = "data"
-    log: Annotated[str, Meta(description="`embedded`, or kafka://host:port[,host:port]")] = "embedded"
-    store: Annotated[str, Meta(description="`embedded`, or a redis:// or rediss:// URL, a user in it if need be, never a password")] = "embedded"
+    log: Annotated[str, Meta(description="`embedded`, or kafka://host:port[,host:port]", pattern="^(embedded|kafka://[^@/]+)$")] = "embedded"
+    store: Annotated[
+        str,
+        Meta(
+            description="`embedded`, or a redis:// or rediss:// URL, a user in it if need be, never a password",
+            pattern="^(embedded|unix://.+|rediss?://.+)$",
+        ),
+    ] = "embedded"
     store_password: Annotated[Ref | None, Meta(description="the store's password, by reference")] = None
     ray: Annotated[str, Meta(description="`local`, `off`, or the address of a cluster")] = "local"
     group: Annotated[str, Meta(description="consumer group and Faust app")] = "orderflow"
@@ -232,8 +238,10 @@ def _tree(node: yaml.Node, path: str, lines: dict[str, int]) -> Any:
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_tree(item, f"{path}[{index}]", lines) for index, item in enumerate(node.value)]
+    if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() not in ("true", "false"):
+        return node.value  # `off` is a word of ours (ray, tls), as in YAML 1.2
     try:
-        return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+        return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError):
         raise yaml.MarkedYAMLError(problem="a value that is neither text nor a number", problem_mark=node.start_mark) from None
 
@@ -262,6 +270,8 @@ def _explain(name: str, message: str, lines: Mapping[str, int]) -> str:
         text = "there is no such setting; docs/configuration.md lists them all"
     elif "missing required field" in text:
         text = f"`{text.split('`')[1]}` is missing"
+    elif text.startswith("Expected `str`, got `") and "array" not in text and "object" not in text:
+        text += "; put it in quotes"
     wanted = place
     while wanted not in lines and ("." in wanted or "[" in wanted):
         wanted = wanted[: max(wanted.rfind("."), wanted.rfind("["))]

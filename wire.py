@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import heapq
 import json
@@ -16,6 +17,8 @@ import os
 import secrets
 import signal
 import sys
+import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from itertools import chain, count
@@ -34,11 +37,14 @@ from meter import Meter, write_stats
 from metrics import Metrics
 from orders.fact import Fact, FactUnparked, decode_fact, encode_fact
 from orders.policy import Policy
+from orders.state import decode as decode_order
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import WallClock
 from streams.dispatch import Dispatcher, Modes
+from streams.intake import Delivery, decode_delivery, encode_delivery
 from streams.lane import decode_parked
-from streams.processor import Parked, Processor
+from streams.processor import Inputs, Parked, Processor, Record
+from streams.sqlite_log import LogTaken
 from streams.transport import Log, LogDown, LogMismatch
 from streams.worker import Worker
 
@@ -64,17 +70,62 @@ WRONG_USAGE = 2  # exit code of a role that another start cannot help
 
 
 def set_up_logging() -> None:
-    """JSON lines on standard error: level, event, fields. Third parties below warning are quiet, and nobody shows locals."""
+    """JSON lines on standard error: level, event, fields, whoever logs. Third parties below warning are quiet.
+
+    An exception is its type and where it was raised: its text, like a local, may hold what belongs to a customer.
+    """
+    stamp: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    show: list[Any] = [_without_text, structlog.processors.JSONRenderer(default=_type_name)]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*stamp, *show],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"level": "%(levelname)s", "logger": "%(name)s", "event": "%(message)s"}')
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*stamp, structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *show],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_without_exceptions)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("orderflow").setLevel(logging.INFO)
+
+
+def _type_name(thing: object) -> str:
+    return type(thing).__name__
+
+
+def _without_exceptions(record: logging.LogRecord) -> bool:
+    """Exceptions among the arguments of a third party's message lose their texts."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_type_name(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
+    return True
+
+
+def _without_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    given = event.pop("exc_info", None)
+    error = given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["error"], event["where"] = _type_name(error), trail(error)
+    event.pop("stack_info", None)
+    return event
+
+
+def trail(error: BaseException) -> str:
+    """File, line and function of each step to an error, without its text."""
+    return " > ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
+
+
+def quiet_loop() -> None:
+    """What a loop has to say of its tasks' exceptions goes the same way; called on the loop."""
+
+    def say(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        told = {"error": _type_name(error), "where": trail(error)} if error is not None else {}
+        log.error("event loop reports", what=str(context.get("message")), **told)
+
+    asyncio.get_running_loop().set_exception_handler(say)
 
 
 def secret(ref: Ref | None, environment: Mapping[str, str], field: str) -> Secret | None:
@@ -142,13 +193,12 @@ async def read_modes(store: Store, settings: Settings) -> Modes:
     return msgspec.structs.replace(decode_modes(body), version=version)
 
 
-async def change_modes(store: Store, settings: Settings, **changes: Any) -> Modes:
-    """Replaces fields of the modes document, whatever others change meanwhile."""
+async def change_modes(store: Store, settings: Settings, change: Callable[[Modes], Modes]) -> Modes:
+    """Replaces the modes document by what `change` makes of it, whatever others change meanwhile."""
     while True:
-        version, _ = await store.document()
-        modes = msgspec.structs.replace(await read_modes(store, settings), **changes)
-        if await store.put_document(version, msgspec.json.encode(modes)):
-            return msgspec.structs.replace(modes, version=version + 1)
+        modes = await read_modes(store, settings)
+        if await store.put_document(modes.version, msgspec.json.encode(new := change(modes))):
+            return msgspec.structs.replace(new, version=modes.version + 1)
 
 
 # --- the log
@@ -242,7 +292,35 @@ class Failed(Exception):
     """What a command could not do, and what to do next; shown without a trace."""
 
 
-FAILURES = (Failed, LogDown, LogMismatch, StoreDown, StoreRefused, ServerFailed)  # their texts are written for people
+FAILURES: dict[type[Exception], str] = {  # their texts are written for people; what to do next, where they do not say it
+    Failed: "",
+    StoreRefused: "",
+    ServerFailed: "",
+    LogMismatch: "",
+    LogTaken: "",
+    StoreDown: "start the store, or correct `store` in the configuration; `run.py doctor` looks at everything",
+    LogDown: "start Kafka, or correct `log` in the configuration; `run.py doctor` looks at everything",
+    OSError: "look at the rights and the free space of the folder that `data` names, or name another one; `run.py doctor` looks at everything",
+}
+
+
+def said(error: Exception) -> str:
+    """A failure in words, with what to do next."""
+    hint = next(hint for kind, hint in FAILURES.items() if isinstance(error, kind))
+    return ": ".join(filter(None, (str(error) or _type_name(error), hint)))
+
+
+@contextlib.contextmanager
+def listening(settings: Settings, field: str) -> Iterator[None]:
+    """Raises Failed or SettingsError with the field to change, where something cannot listen."""
+    host, port = settings.http.host, getattr(settings.http, field)
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"http.host: {error}") from None
+    except OSError as error:
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
+        raise Failed(f"{host}:{port} {why}: stop what listens there, or change http.{field}") from None
 
 
 # --- roles
@@ -385,6 +463,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         ended.set()
 
     async with contextlib.AsyncExitStack() as stack:
+        if ray is not None:
+            stack.push_async_callback(asyncio.to_thread, ray.stop)
         store = await stack.enter_async_context(store_of(settings))
         log_ = await stack.enter_async_context(opened(log_of(settings)))
         weak = await check_layout(settings, log_)
@@ -432,7 +512,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
             lambda: [*degraded(settings, scorer.health()), *(() if settings.replicated else weak)],
         )
         server = HealthServer(health, settings.http.worker_port, settings.http.host)
-        server.start()
+        with listening(settings, "worker_port"):
+            server.start()
         stack.callback(server.close)
         health.start()
         stack.push_async_callback(health.close)
@@ -447,7 +528,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         calm_collector()
         log.info("worker runs", port=server.port)
         stopping = asyncio.ensure_future(stop())
-        await asyncio.wait([stopping, asyncio.ensure_future(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopping, asyncio.ensure_future(ended.wait()), *background], return_when=asyncio.FIRST_COMPLETED)
+        crashed += [found for task in background if task.done() and (found := task.exception())]  # nobody looks at modes any more
         health.drain()
         log.info("worker drains")
         watchdog.close()
@@ -464,10 +546,8 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         for task in background:
             task.cancel()
         write_stats(folder, {**meter.stats(), "stages": w.stages(), "ready": False})
-    if ray is not None:
-        await asyncio.to_thread(ray.stop)
     if crashed:
-        log.error("worker ends", error=type(crashed[0]).__name__)
+        log.error("worker ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
         return 70
     return 0
 
@@ -542,9 +622,10 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
             token=token,
         )
-        server = WebServer(app, settings.http.host, settings.http.port, token=token)
-        await server.start()
-        log.info("gateway runs", port=settings.http.port)
+        with listening(settings, "port"):
+            server = WebServer(app, settings.http.host, settings.http.port, token=token)
+            await server.start()
+        log.info("gateway runs", port=server.port)
         await stop_signal()
         health.drain()
         await server.close()
@@ -717,9 +798,11 @@ async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[
     return [{"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value)} for name, r in sorted(rows, key=lambda x: -x[1].at)]
 
 
-async def parked_show(settings: Settings, record: str) -> Parked:
+async def parked_show(settings: Settings, record: str) -> tuple[Parked, bytes]:
+    """The row, and what was to be read."""
     async with store_of(settings) as store:
-        return await _parked(settings, store, record)
+        row = await _parked(settings, store, record)
+        return row, _content(row)
 
 
 async def _parked(settings: Settings, store: Store, record: str) -> Parked:
@@ -729,12 +812,62 @@ async def _parked(settings: Settings, store: Store, record: str) -> Parked:
     return decode_parked(row)
 
 
-async def parked_settle(settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool) -> None:
-    """Replay: the record, or its repaired bytes, goes to its topic again; either way the order learns it and the row goes."""
+def _content(row: Parked) -> bytes:
+    """What was to be read: of a delivery its body."""
+    if row.topic == "deliveries":
+        with contextlib.suppress(ValueError, msgspec.DecodeError):
+            return decode_delivery(row.value).body
+    return row.value
+
+
+def _again(row: Parked, record: str, body: bytes | None) -> tuple[str, bytes | None, bytes]:
+    """Topic, key and value with which a parked record, or its repaired content, is put back."""
+    from connectors import canonical
+
+    if row.topic == "deliveries":
+        if body is None:
+            return row.topic, row.key, row.value
+        try:
+            delivery = msgspec.structs.replace(decode_delivery(row.value), body=body)
+        except (ValueError, msgspec.DecodeError):
+            delivery = Delivery(source="canonical", delivery=record, at=row.at, body=body)
+        return row.topic, row.key, encode_delivery(delivery)
+    value = row.value if body is None else body
+    if row.topic not in KEYED_TOPICS:  # the retailer's own topic is his to write to, not ours
+        return "deliveries", record.encode(), encode_delivery(Delivery(source="canonical", delivery=record, at=row.at, body=value))
+    if row.reason in ("null_key", "wrong_key"):
+        with contextlib.suppress(canonical.Unreadable):
+            routed = canonical.read(value)
+            if len(routed) == 1 and routed[0].topic == row.topic:
+                return row.topic, routed[0].key.encode(), value
+    return row.topic, row.key, value
+
+
+def _check_readable(settings: Settings, environment: Mapping[str, str], row: Parked, topic: str, key: bytes | None, value: bytes) -> None:
+    """Raises Failed for what would be parked again, and would have taken its mark from the order."""
+    from connectors.registry import ABILITIES
+
+    now = WallClock().now()
+    processor = processors(settings, environment, ABILITIES)[topic]()
+    inputs = Inputs(topic=topic, partition=row.partition, records=[Record(row.offset, key, value, now)])
+    try:
+        found = processor.ask({}, inputs, now).parked
+    except Exception as error:  # noqa: BLE001 - the bug that parked it is still there
+        raise Failed(f"{topic} would stumble over it again ({type(error).__name__}): repair it and replay with --body FILE") from None
+    for again in found:
+        raise Failed(f"it would be parked again, {again.reason}: {again.detail}: repair it and replay with --body FILE")
+
+
+async def parked_settle(
+    settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool, environment: Mapping[str, str] | None = None
+) -> None:
+    """Replay: the record, or its repaired content, goes to its topic again; either way the order learns it and the row goes."""
     async with store_of(settings) as store, opened(log_of(settings)) as log_:
         row = await _parked(settings, store, record)
         if replay:
-            await log_.append(row.topic, [(row.key, body if body is not None else row.value)])
+            topic, key, value = _again(row, record, body)
+            _check_readable(settings, environment or {}, row, topic, key, value)
+            await log_.append(topic, [(key, value)])
         order = row.key.decode(errors="replace") if row.topic == "facts" and row.key else ""
         if order:
             from streams.orders import mark_id
@@ -746,13 +879,12 @@ async def parked_settle(settings: Settings, record: str, by: str, body: bytes | 
 
 
 async def set_modes(settings: Settings, channel: str | None, mode: str, stop: str, start: bool) -> Modes:
+    def changed(modes: Modes) -> Modes:
+        channels = {**modes.channels, channel: mode} if channel else modes.channels
+        return msgspec.structs.replace(modes, channels=channels, stop=stop if stop or start else modes.stop)
+
     async with store_of(settings) as store:
-        changes: dict[str, Any] = {}
-        if channel:
-            changes["channels"] = {**(await read_modes(store, settings)).channels, channel: mode}
-        if stop or start:
-            changes["stop"] = stop
-        return await change_modes(store, settings, **changes)
+        return await change_modes(store, settings, changed)
 
 
 async def recover(settings: Settings, environment: Mapping[str, str], open_: bool) -> dict[str, Any]:
@@ -826,11 +958,23 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
 
 
 async def would_have_sent(settings: Settings, channel: str) -> list[str]:
-    """Counts of what this channel observed, from its customers' lanes."""
+    """What this channel only observed so far, by what it was, and what became of the rest. Reads every order: seconds per million."""
+    from orders.plan import CHANNELS as CHANNEL_OF
+    from orders.plan import parts
+
+    observed: Counter[str] = Counter()
     async with store_of(settings) as store:
-        counts = await store.tag_counts(lanes(settings, ["orders", "customers"]))
-    observed = {tag: count for tag, count in counts.items() if tag.startswith("observed")}
-    return [f"{tag}: {count}" for tag, count in observed.items()] or [f"nothing has been observed on {channel} yet"]
+        for lane in lanes(settings, ["orders"]):
+            async for _, blob in store.states(lane):
+                for name in decode_order(blob).closed:
+                    action, milestone, _ = parts(name)
+                    if CHANNEL_OF.get(action) == channel:
+                        observed[milestone if action.startswith("notify.") else f"{action} {milestone}"] += 1
+        counters = await store.counters(lanes(settings, ["customers"]))
+    said = f"message.{channel}."
+    told = [f"{name.removeprefix(said)} {count}" for name, count in sorted(counters.items()) if name.startswith(said)]
+    lines = [f"observed and never sent later: {what}: {count}" for what, count in sorted(observed.items())]
+    return [*(lines or [f"nothing has been observed on {channel} yet"]), *([f"messages so far: {', '.join(told)}"] if told else [])]
 
 
 def train(settings: Settings, out: Path, tell: Callable[[str], None]) -> dict[str, Any]:

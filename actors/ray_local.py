@@ -1,24 +1,27 @@
 """Ray on this machine: one small cluster per data folder, on loopback only, started by the first role that needs it.
 
 `prepare_environment` must have run before anything imports ray: Ray reads the environment while it is imported. All calls
-that start, join or leave a cluster are made on one thread of our own, for two reasons: outside the main thread Ray leaves
-the process's signal handlers alone, and the kernel ends the cluster when the thread that started it ends (so that a
-`kill -9` leaves nothing behind), which must not be a passing one.
+that start, join or leave a cluster are made on one thread of our own: a lost cluster is replaced without holding up the
+process, and the kernel ends a cluster when the thread that started it ends (so that a `kill -9` leaves nothing behind),
+which must not be a passing one. Signal handlers are as they were after each of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import ipaddress
 import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -84,6 +87,7 @@ class Address(msgspec.Struct, frozen=True):
 
     gcs: str  # host:port
     processes: tuple[int, ...]  # without these there is no cluster
+    agents: tuple[tuple[int, int], ...]  # (process, when it started, in ticks): they outlive a killed cluster by a minute
     scratch: str  # Ray's sockets and logs
 
 
@@ -194,7 +198,7 @@ class LocalRay:
         left_behind = self._read_address()
         where.unlink(missing_ok=True)
         if left_behind is not None:
-            _remove_scratch(left_behind.scratch)
+            _clear(left_behind)
         # Not in the data folder: socket paths have 107 bytes, Ray takes 60 of them. It makes its own folder writable for all,
         # so it gets one inside a private one.
         self._scratch = tempfile.mkdtemp(prefix=SCRATCH)
@@ -202,7 +206,8 @@ class LocalRay:
         self.started = True
         self._join(self._node.gcs_address)
         processes = tuple(info.process.pid for infos in self._node.all_processes.values() for info in infos)
-        self._address = Address(self._node.gcs_address, processes, self._scratch)
+        agents = tuple((pid, _started(pid)) for process in processes for pid in process_tree(process)[1:])
+        self._address = Address(self._node.gcs_address, processes, agents, self._scratch)
         fresh = where.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(self._address))
         fresh.replace(where)
@@ -213,7 +218,8 @@ class LocalRay:
         logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it warns that it leaves our signal handlers alone
         ray._private.worker.print_to_stdstream = _log_it
         self._joined = True
-        ray.init(address=gcs, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+        with _sigterm_kept():
+            ray.init(address=gcs, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
 
     def _leave(self) -> None:
         self.ready, self.why = False, "not connected"
@@ -222,13 +228,14 @@ class LocalRay:
             import ray
 
             try:
-                ray.shutdown()
+                with _sigterm_kept():
+                    ray.shutdown()
             except Exception:
                 log.warning("leaving ray failed", exc_info=True, extra={"event": "ray_leave_failed"})
         if self._node is not None:
             self._node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
             self._node = None
-            _remove_scratch(self._scratch)
+            _clear(self._address or Address("", (), (), self._scratch))
         self.started, self._address = False, None
         if self._lock is not None:
             os.close(self._lock)
@@ -257,14 +264,33 @@ class LocalRay:
             return None
 
 
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's native part sets SIGTERM beneath Python, from any thread: its own handler with every init, the default with every
+    shutdown. A process that lost a cluster would die of SIGTERM instead of draining. Python could put its handler back only on
+    the main thread."""
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(256)  # struct sigaction has 152 bytes
+    libc.sigaction(int(signal.SIGTERM), None, before)
+    try:
+        yield
+    finally:
+        libc.sigaction(int(signal.SIGTERM), before, None)
+
+
 def _log_it(data: dict[str, Any], ignore_prefix: bool) -> None:
     """In place of Ray's own: what its processes report belongs into our log, not on our standard output."""
     log.warning("ray reports", extra={"event": "ray_reports", "lines": data["lines"]})
 
 
-def _remove_scratch(scratch: str) -> None:
-    if os.path.basename(scratch).startswith(SCRATCH):
-        shutil.rmtree(scratch, ignore_errors=True)
+def _clear(left: Address) -> None:
+    """Removes what a cluster that has ended leaves behind."""
+    for pid, started in left.agents:
+        if _runs(pid) and _started(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    if os.path.basename(left.scratch).startswith(SCRATCH):
+        shutil.rmtree(left.scratch, ignore_errors=True)
 
 
 def _start_node(scratch: str, cpus: int) -> Any:
@@ -301,12 +327,24 @@ def _answers(address: str) -> bool:
         return False
 
 
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the state on. Raises OSError when there is no such process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def _runs(pid: int) -> bool:
     """Alive and not merely unburied."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _stat(pid)[0] != "Z"
     except OSError:
         return False
+
+
+def _started(pid: int) -> int:
+    try:
+        return int(_stat(pid)[19])
+    except OSError:
+        return 0
 
 
 # --- who can reach us
@@ -322,7 +360,7 @@ def process_tree(root: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(_stat(int(entry.name))[1])
             except OSError:
                 continue
             children.setdefault(parent, []).append(int(entry.name))

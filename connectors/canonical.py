@@ -5,6 +5,7 @@ One JSON object, an array of them, or one per line. The type says which topic it
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -31,7 +32,10 @@ class Unreadable(Exception):
 
 _decode = msgspec.json.Decoder(AnyFact | AnyStock | AnyCustomer | AnyReference).decode
 _raw_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_DECODING = (msgspec.DecodeError, ValueError, RecursionError)  # what a decoder raises for bytes it cannot read
 _LANES_ONLY = (MessageRequested, MessageBlocked, MessageFreed)  # what only our own lanes may say
+_FIELD = re.compile(r"(?:field `([^`]*)`)?(?: - at `\$([^`]*)`)?$")
+ROW_BYTES = 512 * 1024  # of one record: brokers take 1 MiB by default, and none of ours needs a tenth of it
 
 
 def read(body: bytes) -> list[Routed]:
@@ -44,29 +48,43 @@ def _rows(body: bytes) -> list[bytes]:
     if text.startswith(b"["):
         try:
             return [bytes(row) for row in _raw_rows(text)]
-        except msgspec.DecodeError as error:
-            raise Unreadable("malformed", str(error)) from None
+        except _DECODING as error:
+            raise Unreadable("malformed", _place(error)) from None
     return [line for line in text.splitlines() if line.strip()] if b"\n" in text and not _is_one(text) else [text]
 
 
 def _is_one(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except _DECODING:
         return False
     return True
 
 
+def _place(error: Exception) -> str:
+    """Where a decoder stumbled, never over what: the field, or the byte."""
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError):
+        found = _FIELD.search(text)
+        missing, path = (found.group(1), found.group(2)) if found else (None, None)
+        return "$" + (path or "") + (f".{missing}" if missing else "")
+    byte = re.search(r"\(byte \d+\)$", text)
+    return byte.group(0) if byte else "value"
+
+
 def _route(row: bytes, index: int) -> Routed:
+    if len(row) > ROW_BYTES:
+        raise Unreadable("too_large", f"row {index + 1}")
     try:
         thing = _decode(row)
-    except msgspec.ValidationError as error:
-        raise Unreadable("schema", f"row {index + 1}: {error}") from None
-    except msgspec.DecodeError as error:
-        raise Unreadable("malformed", f"row {index + 1}: {error}") from None
+    except _DECODING as error:
+        reason = "schema" if isinstance(error, msgspec.ValidationError) else "malformed"
+        raise Unreadable(reason, f"row {index + 1}: {_place(error)}") from None
     if isinstance(thing, _LANES_ONLY):
-        raise Unreadable("schema", f"row {index + 1}: type {type(thing).__name__} is not for sources")
+        raise Unreadable("schema", f"row {index + 1}: $.type")
     if isinstance(thing, Fact):
+        if not thing.order:
+            raise Unreadable("null_key", f"row {index + 1}: $.order")
         return Routed("facts", thing.order, row)
     if isinstance(thing, (ReferenceLinked, FactWaiting)):
         return Routed("references", f"{thing.kind}:{thing.value}", row)

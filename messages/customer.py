@@ -23,6 +23,7 @@ from orders.request import (
     ProfileReported,
     ReceiptReported,
 )
+from orders.state import NewerState
 
 STATE_VERSION = 1
 SPAN_MS = 24 * 3_600_000  # what was asked up to a day after a message ended is not kept: a repeat of what is over
@@ -119,10 +120,6 @@ class Customer(msgspec.Struct, array_like=True):
         return Customer(self.profile, dict(self.consents), dict(self.messages), self.horizon)
 
 
-class NewerState(ValueError):
-    """Written by a newer version of this program, which alone may go on with it."""
-
-
 _pack = msgspec.msgpack.Encoder(order="sorted").encode
 _unpack = msgspec.msgpack.Decoder(Customer).decode
 
@@ -133,8 +130,8 @@ def encode(customer: Customer) -> bytes:
 
 def decode(blob: bytes) -> Customer:
     """Raises NewerState for a state of a later version."""
-    if blob[0] != STATE_VERSION:
-        raise NewerState(f"customer state of version {blob[0]}, this program knows {STATE_VERSION}")
+    if blob[0] > STATE_VERSION:
+        raise NewerState(blob[0], STATE_VERSION)
     return _unpack(memoryview(blob)[1:])
 
 

@@ -32,6 +32,8 @@ def violation(fact: Fact) -> tuple[str, str] | None:
         return "bounds", "$.system"
     if not 0 <= fact.version < AMOUNT_MAX:
         return "bounds", "$.version"
+    if not -AMOUNT_MAX < fact.authority < AMOUNT_MAX:
+        return "bounds", "$.authority"
     check = _CHECKS.get(type(fact))
     return None if check is None else check(fact)
 
@@ -75,7 +77,20 @@ def _lines(fact: Any) -> tuple[str, str] | None:
     return None
 
 
+def _short(fact: Any) -> tuple[str, str] | None:
+    for line in fact.short:
+        if not 0 <= line.quantity <= QUANTITY_MAX:
+            return "bounds", "$.short[...].quantity"
+    return None
+
+
+def _rated(fact: Any) -> tuple[str, str] | None:
+    return None if -QUANTITY_MAX <= fact.score <= QUANTITY_MAX else ("bounds", "$.score")
+
+
 def _scanned(fact: Any) -> tuple[str, str] | None:
+    if fact.eta_from and not AT_MIN <= fact.eta_from < AT_MAX:
+        return "bounds", "$.eta_from"
     if fact.eta_until and not AT_MIN <= fact.eta_from <= fact.eta_until < AT_MAX:
         return "bounds", "$.eta_until"
     return _lines(fact)
@@ -93,6 +108,8 @@ _CHECKS: dict[type[Fact], Callable[[Any], tuple[str, str] | None]] = {
     facts.StockShort: _quantity,
     facts.StockReleased: _quantity,
     facts.LinesCancelled: _lines,
+    facts.ItemsPicked: _short,
+    facts.FeedbackGiven: _rated,
     facts.ParcelPacked: _lines,
     facts.ParcelScanned: _scanned,
     facts.ReturnReceived: _lines,

@@ -45,9 +45,7 @@ def _quantity(x: Quantity) -> CompactQuantity:
 def compact_person(x: Person) -> CompactPerson:
     a = x.address
     address = CompactAddress(lines=a.lines, city=a.city, region=a.region, postcode=a.postcode, country=a.country)
-    return CompactPerson(
-        name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address
-    )
+    return CompactPerson(name=x.name, email=x.email, phone=x.phone, push_token=x.push_token, locale=x.locale, zone=x.zone, address=address)
 
 
 def whole_person(x: Person) -> Person:

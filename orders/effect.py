@@ -15,7 +15,7 @@ import msgspec
 
 def effect_id(order: str, milestone: str, instance: str, action: str) -> str:
     """The one name of an effect, and its idempotency key: 16 characters, nothing from configuration in it."""
-    packed = "\x1f".join((order, milestone, instance, action)).encode()
+    packed = f"{order}\x1f{milestone}\x1f{instance}\x1f{action}".encode()
     return urlsafe_b64encode(blake2b(packed, digest_size=12).digest()).decode()
 
 

@@ -58,13 +58,18 @@ KEPT = frozenset({"stock.reserve", "stock.release"})  # once asked, answered: ne
 class Wanted(msgspec.Struct, gc=False):
     effects: list[str]  # names; one may occur twice
     timers: dict[str, int]  # name -> due, ms; only those that have not fired
+    rung: dict[str, int]  # those due by `now`, taken for fired: what follows from them is among the effects
 
 
-def plan(view: View, order: Order, policy: Policy) -> Wanted:
-    """Everything this order should have caused by now, made or not, and when to look again without being told anything."""
+def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
+    """Everything this order should have caused by now, made or not, and when to look again without being told anything.
+
+    Without `now` only timers that have fired count. With it, those due by then count as well and are in `rung`, except
+    for those after which the order itself is another: a decline that settles, and retirement.
+    """
     effects: list[str] = []
     timers: dict[str, int] = {}
-    out = Wanted(effects, timers)
+    out = Wanted(effects, timers, {})
     say = policy.messages
     fired = order.fired
     placed = view.placed
@@ -127,11 +132,9 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
 
     # parcels
     if view.parcels:
-        _parcels(view, order, policy, out, going)
+        _parcels(view, order, policy, out, going, now)
     if placed.promised and not view.all_delivered and not cancelled and not past and not view.all_returned:
-        if "delay" not in fired:
-            timers["delay"] = placed.promised
-        else:
+        if "delay" in fired or _rings(out, "delay", placed.promised, now):
             effects.extend(say.delay)
 
     # undoing
@@ -141,14 +144,21 @@ def plan(view: View, order: Order, policy: Policy) -> Wanted:
         if not refund.backfilled and not past:
             for message in say.refunded:
                 effects.append(f"{message} {refund.object}")
-    if policy.retire_after_ms and view.ended and decision is not None:
-        if not any(effect.open and not answered(effect, view) for effect in order.ledger.values()):
-            timers[RETIRE] = max(view.last_at, decision.at) + policy.retire_after_ms
+    if policy.retire_after_ms and view.ended and decision is not None and not _waits(view, order):
+        timers[RETIRE] = max(view.last_at, decision.at) + policy.retire_after_ms
     return out
 
 
-def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool) -> None:
-    effects, timers, say, fired = out.effects, out.timers, policy.messages, order.fired
+def _rings(out: Wanted, timer: str, at: int, now: int) -> bool:
+    if at <= now:
+        out.rung[timer] = at
+        return True
+    out.timers[timer] = at
+    return False
+
+
+def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool, now: int) -> None:
+    effects, say, fired = out.effects, policy.messages, order.fired
     past = view.placed is not None and view.placed.backfilled
     for parcel in view.parcels.values():
         id = parcel.id
@@ -165,21 +175,16 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool)
                 effects.append(f"team.notice exception {id}")
             if parcel.eta_from and not parcel.delivered_at and not parcel.returned_at and parcel.shipped_live:
                 timer = f"delivery_reminder {id}"
-                if timer not in fired:
-                    timers[timer] = parcel.eta_from - policy.reminder_lead_ms
-                else:
+                if timer in fired or _rings(out, timer, parcel.eta_from - policy.reminder_lead_ms, now):
                     for name in say.delivery_reminder:
                         effects.append(f"{name} {id}")
         elif going and parcel.packed_at and not parcel.tracking:
             effects.append(f"{LABEL} {id}")
-    if view.all_delivered:
-        if all(p.delivered_live for p in view.parcels.values()):
-            effects.extend(say.delivered)
-            if not view.returned_at and not view.refunded and not view.disputed and not past:
-                if "feedback" not in fired:
-                    timers["feedback"] = view.delivered_at + policy.feedback_after_ms
-                else:
-                    effects.extend(say.feedback)
+    if view.all_delivered and all(p.delivered_live for p in view.parcels.values()):
+        effects.extend(say.delivered)
+        if not view.returned_at and not view.refunded and not view.disputed and not past:
+            if "feedback" in fired or _rings(out, "feedback", view.delivered_at + policy.feedback_after_ms, now):
+                effects.extend(say.feedback)
 
 
 def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:
@@ -205,8 +210,28 @@ def asking(view: View, line: str) -> str:
 
 
 def answered(effect: Effect, view: View) -> bool:
-    """Whether the lane that was asked has said what became of it."""
-    return effect.id in view.answered or (effect.action == "stock.release" and effect.instance in view.released)
+    """Whether a fact has said what became of an effect: the asked lane's answer, or that what it was to bring about is so."""
+    if effect.id in view.answered:
+        return True
+    match effect.action:
+        case "stock.release":
+            return effect.instance in view.released
+        case "warehouse.pick":
+            return effect.instance in view.picked
+        case "carrier.label":
+            return effect.instance in view.parcels and bool(view.parcels[effect.instance].tracking)
+        case "payment.refund":
+            return 0 < view.paid <= view.refunded
+    return False
+
+
+def _waits(view: View, order: Order) -> bool:
+    return any(effect.open and not answered(effect, view) for effect in order.ledger.values())
+
+
+def made(effect: Effect | None) -> bool:
+    """Whether it happened, or may have."""
+    return effect is not None and any(a.outcome in ("", "unknown", "sent") for a in effect.attempts)
 
 
 def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
@@ -219,11 +244,9 @@ def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
     elif view.paid > view.refunded:
         effects.append(REFUND)
     for parcel in view.parcels.values():
-        label = order.ledger.get(f"{LABEL} {parcel.id}")
-        bought = label is not None and bool(label.attempts) and label.attempts[-1].outcome != "rejected"
-        if bought or parcel.tag == Tracking.LABEL_CREATED:
+        if made(order.ledger.get(f"{LABEL} {parcel.id}")) or parcel.tag is Tracking.LABEL_CREATED:
             effects.append(f"{VOID} {parcel.id}")
-    if view.picked or any(name.startswith(PICK) and effect.attempts for name, effect in order.ledger.items()):
+    if view.picked or any(name.startswith(PICK) and made(effect) for name, effect in order.ledger.items()):
         effects.append("team.notice cancelled_after_pick")
 
 
@@ -243,9 +266,7 @@ def guard(effect: Effect, view: View, order: Order) -> str:
         return ""
     if effect.undoes:
         undone = next((e for e in order.ledger.values() if e.id == effect.undoes), None)
-        if undone is not None and undone.attempts and undone.attempts[-1].outcome not in ("sent", "rejected"):
-            return "undoes_open"
-        return ""
+        return "undoes_open" if undone is not None and undone.open and made(undone) else ""
     if view.incomplete:
         return "incomplete"
     if action == "payment.refund":

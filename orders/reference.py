@@ -14,6 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from orders.request import AnyReference, FactWaiting, ReferenceLinked
+from orders.state import NewerState
 
 STATE_VERSION = 1
 TOLERANCE_MS = 24 * 3_600_000  # a link may begin up to a day late: clocks, and labels printed after the first scan
@@ -68,10 +69,6 @@ class Reference(msgspec.Struct, array_like=True):
         return Reference(dict(self.links), dict(self.waiting), dict(self.settled))
 
 
-class NewerState(ValueError):
-    """Written by a newer version of this program, which alone may go on with it."""
-
-
 _pack = msgspec.msgpack.Encoder(order="sorted").encode
 _unpack = msgspec.msgpack.Decoder(Reference).decode
 
@@ -82,8 +79,8 @@ def encode(reference: Reference) -> bytes:
 
 def decode(blob: bytes) -> Reference:
     """Raises NewerState for a state of a later version."""
-    if blob[0] != STATE_VERSION:
-        raise NewerState(f"reference state of version {blob[0]}, this program knows {STATE_VERSION}")
+    if blob[0] > STATE_VERSION:
+        raise NewerState(blob[0], STATE_VERSION)
     return _unpack(memoryview(blob)[1:])
 
 

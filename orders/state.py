@@ -24,8 +24,11 @@ Key: TypeAlias = tuple[str, str, str]  # natural key: kind, system, object
 KIND = {kind.__name__: kind for kind in NUMBERS}
 
 
-class NewerState(ValueError):
-    """The state was written by a newer version of this program; this one must not touch it."""
+class NewerState(Exception):
+    """The state was written by a newer version of this program; this one must not touch it. Nothing of it is parked or overwritten."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(f"a state of version {found}, this program knows up to {known}: upgrade it")
 
 
 class Remnant(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -141,7 +144,7 @@ def encode(order: Order) -> bytes:
 def decode(blob: bytes) -> Order:
     """Raises NewerState for a layout of a later version, msgspec.DecodeError for bytes that are no state."""
     if blob[0] > STATE_VERSION:
-        raise NewerState(f"state of version {blob[0]}, this program knows up to {STATE_VERSION}: upgrade the worker")
+        raise NewerState(blob[0], STATE_VERSION)
     stored = _decode(memoryview(blob)[1:])
     order = Order(stored.id)
     facts: dict[Key, tuple[Fact, ...]] = {}

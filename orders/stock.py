@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from orders.request import AnyStock, StockLevelReported, StockReleaseRequested, StockRequested, StockShipped
+from orders.state import NewerState
 
 STATE_VERSION = 1
 OPEN = 1 << 62  # the end of what has not ended
@@ -161,10 +162,6 @@ class Stock:
         self._count()
 
 
-class NewerState(ValueError):
-    """Written by a newer version of this program, which alone may go on with it."""
-
-
 _pack = msgspec.msgpack.Encoder(order="sorted").encode
 _unpack = msgspec.msgpack.Decoder(Stored).decode
 
@@ -175,8 +172,8 @@ def encode(stock: Stock) -> bytes:
 
 def decode(blob: bytes) -> Stock:
     """Raises NewerState for a state of a later version."""
-    if blob[0] != STATE_VERSION:
-        raise NewerState(f"stock state of version {blob[0]}, this program knows {STATE_VERSION}")
+    if blob[0] > STATE_VERSION:
+        raise NewerState(blob[0], STATE_VERSION)
     stored = _unpack(memoryview(blob)[1:])
     return Stock(stored.level, stored.requests, stored.horizon)
 

@@ -162,6 +162,7 @@ class View(msgspec.Struct, gc=False):
         """The latest said of the customer, corrections included."""
         return whole_person(self.said_of)
 
+
 # --- one handler per kind; facts come oldest first, so "the latest" is plain assignment
 _Handler = Callable[[View, Any, dict[str, Person]], None]
 
@@ -427,9 +428,8 @@ def derive(order: Order) -> View:
             known.append(fact)
         handler(v, fact, persons)
     placed = v.placed
-    if placed is not None:
-        if "address" not in placed.not_applicable:
-            v.address_missing = missing_fields(v.said_of.address)
+    if placed is not None and "address" not in placed.not_applicable:
+        v.address_missing = missing_fields(v.said_of.address)
     if placed is not None or v.payments or v.refunds or v.statement is not None:
         _money(v)
     if v.disputes or v.disputes_closed:

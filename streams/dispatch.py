@@ -94,9 +94,9 @@ class Dispatcher:
                 loop.call_soon(self._flush, claim.channel)
             waiting.append((lane, claim))
 
-    def give(self, claims: Sequence[Claim]) -> None:
-        for claim in claims:
-            self._in_flight[claim.channel] = max(0, self._in_flight.get(claim.channel, 0) - 1)
+    def give(self, channels: Sequence[str]) -> None:
+        for channel in channels:
+            self._in_flight[channel] = max(0, self._in_flight.get(channel, 0) - 1)
 
     async def close(self, timeout: float) -> None:
         """No new calls; waits for those under way, at most so long. What is still out then becomes unknown at its deadline.
@@ -130,7 +130,7 @@ class Dispatcher:
             log.error("sender failed", channel=channel, error=type(error).__name__, claims=len(claims))
             outcomes = [_outcome(claim, "unknown", "sender_failed", self._clock.now()) for claim in claims]
         finally:
-            self.give(claims)
+            self.give([channel] * len(claims))
         if self._meters:
             self._meters.sent(claims, outcomes)
             self._meters.in_flight(channel, self._in_flight.get(channel, 0))

@@ -28,7 +28,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 encode_delivery = msgspec.msgpack.Encoder().encode
-_decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
+decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
 
 Reader = Callable[[bytes], list[Routed]]
 
@@ -81,11 +81,11 @@ class IntakeProcessor:
         source, body = self._source, value
         if not source:
             try:
-                delivery = _decode_delivery(value)
-            except msgspec.DecodeError as error:
-                raise Unreadable("malformed", f"delivery envelope: {error}") from None
+                delivery = decode_delivery(value)
+            except (ValueError, msgspec.DecodeError, RecursionError):
+                raise Unreadable("malformed", "delivery envelope") from None
             source, body = delivery.source, delivery.body
         reader = self._readers.get(source)
         if reader is None:
-            raise Unreadable("unknown_source", "source is not configured")
+            raise Unreadable("unknown_source", "source")
         return reader(body)

@@ -22,6 +22,7 @@ import structlog
 
 from connectors.store import DUE_HEAD, Commit, Held, LaneId, LaneLost, Store, StoreDown, StoreRefused, StoreWentBack
 from orders.effect import Claim, Outcome
+from orders.state import NewerState
 from streams.clock import Clock
 from streams.driver import trim
 from streams.processor import Asked, Channels, Chunk, Inputs, Parked, Processor, Record, Result, Scorer, Scores
@@ -58,8 +59,8 @@ class Dispatch(Protocol):
     def submit(self, lane: Lane, claims: Sequence[Claim]) -> None:
         """Called when the journal record of these claims is acknowledged: now the calls may leave."""
 
-    def give(self, claims: Sequence[Claim]) -> None:
-        """Slots of claims that were never made come back."""
+    def give(self, channels: Sequence[str]) -> None:
+        """Slots of these channels come back: their claims were never made."""
 
 
 class Meters(Protocol):
@@ -118,14 +119,13 @@ class DueHead:
     def update(self, due: Mapping[str, int]) -> None:
         times, horizon = self.times, self.horizon
         for key, at in due.items():
+            before = times.pop(key, None)
+            if before is not None and before == self._first:
+                self._first = None  # it may be later now: `first` looks for the new one
             if at and at <= horizon:
                 times[key] = at
                 if self._first is not None and at < self._first:
                     self._first = at
-                elif len(times) == 1:
-                    self._first = at
-            elif times.pop(key, None) == self._first:
-                self._first = None
         if len(times) > 2 * self.limit:  # forget the later half; the store has it
             kept = sorted(times.items(), key=lambda row: row[1])[: self.limit]
             self.load(kept)
@@ -247,6 +247,7 @@ class Lane:
         self._inbox_bytes = 0
         self._oldest = 0.0
         self._outcomes: list[Outcome] = []
+        self._slots: list[str] = []  # channels of which the turn under way has taken a slot
         self._wake = asyncio.Event()
         self._publishing: dict[int, asyncio.Task[None]] = {}
         self._published = 0
@@ -267,7 +268,10 @@ class Lane:
         return mode
 
     def take(self, channel: str) -> bool:
-        return self.mode(channel) != "stopped" and self._channels.take(channel)
+        taken = self.mode(channel) != "stopped" and self._channels.take(channel)
+        if taken:
+            self._slots.append(channel)
+        return taken
 
     def retry_at(self, channel: str, now: int) -> int:
         return self._channels.retry_at(channel, now)
@@ -413,20 +417,24 @@ class Lane:
         return Inputs(topic=self.processor.topic, partition=self.id.partition, records=records, due=due, outcomes=outcomes), span
 
     async def _turn(self, inputs: Inputs, span: tuple[int, int] | None) -> None:
+        self._slots = []
         try:
             asked, scores = await self._ask(inputs)
             began = self._loop.time()
             result = self.processor.answer(asked, scores, self._clock.now(), self)
             self.stages["answer"] += self._loop.time() - began
-        except (LaneLost, StoreWentBack, StoreDown, StoreRefused):
+            result.parked = list({parked_id(row): row for row in (*asked.parked, *result.parked)}.values())
+            commit, outbox = self._encoded(inputs, span, result, scores)
+        except (LaneLost, StoreWentBack, StoreDown, StoreRefused, NewerState):
+            self._dispatch.give(self._slots)
             raise
         except Exception as error:
+            self._dispatch.give(self._slots)
             self._cache.clear()
             await self._isolate(inputs, span, error)
             return
         self._poisoned_in_a_row = 0
-        result.parked = list({parked_id(row): row for row in (*asked.parked, *result.parked)}.values())
-        await self._commit(inputs, span, result, scores)
+        await self._commit(inputs, commit, outbox, result, scores)
 
     async def _ask(self, inputs: Inputs) -> tuple[Asked, Scores | None]:
         time, stages = self._loop.time, self.stages
@@ -477,7 +485,8 @@ class Lane:
                     found[key] = decode(blob)
         return found, new
 
-    async def _commit(self, inputs: Inputs, span: tuple[int, int] | None, result: Result, scores: Scores | None = None) -> None:
+    def _encoded(self, inputs: Inputs, span: tuple[int, int] | None, result: Result, scores: Scores | None = None) -> tuple[Commit, Outbox]:
+        """What the store takes. Raises what an encoder raises for a state that it cannot write."""
         held = self.held
         assert held is not None
         now = self._clock.now()
@@ -502,18 +511,23 @@ class Lane:
             index=result.index,
             counts=_counts(inputs, result, scores),
         )
+        self.stages["encode"] += self._loop.time() - encoding
+        return commit, outbox
+
+    async def _commit(self, inputs: Inputs, commit: Commit, outbox: Outbox, result: Result, scores: Scores | None = None) -> None:
+        held = self.held
+        assert held is not None
         self._failpoint("before_commit")
         began = self._loop.time()
-        self.stages["encode"] += began - encoding
         try:
             await self._store.commit(held, commit)
         except BaseException:
             self._cache.clear()
-            self._dispatch.give(result.claims)
+            self._dispatch.give([claim.channel for claim in result.claims])
             raise
         self._failpoint("after_commit")
         self._cache.keep(result.states)
-        self._head.update(due)
+        self._head.update(commit.due)
         took = self._loop.time() - began
         self.stages["commit"] += took
         self.meters.turn(self, inputs, scores, result, took)
@@ -543,7 +557,8 @@ class Lane:
             self._poisoned_in_a_row += 1
             if self._poisoned_in_a_row > TOO_MANY_POISONED:
                 raise error
-            await self._commit(inputs, span, Result(states={}, due={}, parked=[poison(inputs, r, error, self._clock.now()) for r in records]))
+            result = Result(states={}, due={}, parked=[poison(inputs, r, error, self._clock.now()) for r in records])
+            await self._commit(inputs, *self._encoded(inputs, span, result), result)
             return
         middle = len(records) // 2
         cut = records[middle].offset
@@ -572,7 +587,9 @@ class Lane:
         """A state that the processor cannot advance is looked at again in a minute; its attempt's deadline makes it unknown."""
         again = self._clock.now() + 60_000
         keys = list(inputs.due) + [o.key for o in inputs.outcomes]
-        await self._commit(msgspec.structs.replace(inputs, outcomes=()), None, Result(states={}, due=dict.fromkeys(keys, again)))
+        result = Result(states={}, due=dict.fromkeys(keys, again))
+        inputs = msgspec.structs.replace(inputs, outcomes=())
+        await self._commit(inputs, *self._encoded(inputs, None, result), result)
 
     # --- publishing
     async def _publish_left(self) -> None:
@@ -586,7 +603,7 @@ class Lane:
         try:
             await self._publish(outbox)
         except BaseException:
-            self._dispatch.give(claims)
+            self._dispatch.give([claim.channel for claim in claims])
             raise
         self.stages["publish"] += self._loop.time() - began
         self._failpoint("after_publish")

@@ -148,7 +148,8 @@ class OrdersProcessor:
             result.states[key] = its.order
             self._index(key, its, result)
         for record in map(decode_record, inputs.adopted):
-            self._repeat(turns[record.key], record.entries, result)
+            if record.key in turns:
+                self._repeat(turns[record.key], record.entries, result)
         return result
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
@@ -173,9 +174,7 @@ class OrdersProcessor:
             elif isinstance(entry, Withdrawn) and parts(entry.effect)[0] in MESSAGE_CHANNELS and v.placed is not None:
                 result.outbox.append(_outgoing("customers", v, blocked(order.ledger[entry.effect], v, entry.at)))
 
-    def _take_in(
-        self, states: Mapping[str, Any], inputs: Inputs, now: int, parked: list[Parked], unparked: list[str]
-    ) -> Iterator[Turn]:
+    def _take_in(self, states: Mapping[str, Any], inputs: Inputs, now: int, parked: list[Parked], unparked: list[str]) -> Iterator[Turn]:
         """One turn per order that changed or is due, each as soon as all that came for it is merged (its memory is warm then)."""
         turns: dict[str, Turn] = {}
         for blob in inputs.adopted:
@@ -219,7 +218,7 @@ class OrdersProcessor:
                         raise ValueError
                     fact = decode_fact(record.value)
                     at = record.timestamp
-                    if fact.order != key or violation(fact) is not None or (at and fact.at - at > future):
+                    if order is None or fact.order != key or violation(fact) is not None or (at and fact.at - at > future):
                         raise ValueError
                 except (ValueError, TypeError, msgspec.DecodeError, RecursionError):
                     reason, detail = self._trouble(record)
@@ -277,7 +276,10 @@ class OrdersProcessor:
         policy = self._policy
         count = self.counts.decisions
         share = np.float32(10_000)
-        columns = [np.rint(np.nan_to_num(c) * share).astype(np.int64).tolist() for c in (scores.fraud, scores.late, scores.shortage, scores.priority)]
+        columns = [
+            np.rint(np.nan_to_num(c) * share).astype(np.int64).tolist()
+            for c in (scores.fraud, scores.late, scores.shortage, scores.priority)
+        ]
         losses = np.rint(np.nan_to_num(scores.loss)).astype(np.int64).tolist()
         model, fallback = scores.version, scores.fallback
         for its, fraud, late, shortage, priority, loss, reasons in zip(asked, *columns, losses, scores.reasons, strict=True):
@@ -303,12 +305,16 @@ class OrdersProcessor:
         if order.ledger:
             self._expire(its, now)
         conclude(v, order)
-        wants = plan(v, order, policy)
-        while wants.timers and self._fire(its, wants, now):
+        wants = plan(v, order, policy, now)
+        while self._turns(its, wants, now):
             v = its.view
             assert v is not None
             conclude(v, order)
-            wants = plan(v, order, policy)
+            wants = plan(v, order, policy, now)
+        for timer, at in wants.rung.items():
+            fired = TimerFired(at=at, timer=timer)
+            its.entries.append(fired)
+            take_in(order, fired)
         self._offer(key, its, wants, now, channels, modes, result)
         due = min(wants.timers.values(), default=0)
         if order.ledger:
@@ -328,10 +334,13 @@ class OrdersProcessor:
                     its.entries.append(ended)
                     take_in(its.order, ended)
 
-    def _fire(self, its: Turn, wants: Wanted, now: int) -> bool:
-        """Fires what is due. The order is looked at again afterwards, as it may want other things now."""
+    def _turns(self, its: Turn, wants: Wanted, now: int) -> bool:
+        """Fires what is due and makes another order of it: what it wants must then be asked again."""
+        due = [(timer, at) for timer, at in wants.timers.items() if at <= now]
+        if not due:
+            return False
         order = its.order
-        fired: list[AnyEntry] = [TimerFired(at=at, timer=timer) for timer, at in wants.timers.items() if at <= now and timer != RETIRE]
+        fired: list[AnyEntry] = [TimerFired(at=at, timer=timer) for timer, at in due if timer != RETIRE]
         retire_at = wants.timers.get(RETIRE)
         if retire_at is not None and retire_at <= now:
             assert its.view is not None
@@ -345,7 +354,7 @@ class OrdersProcessor:
             take_in(order, entry)
         if order.remnant is not None:
             its.view = view(order)
-        return bool(fired)
+        return True
 
     def _offer(self, key: str, its: Turn, wants: Wanted, now: int, channels: Channels, modes: dict[str, str], result: Result) -> None:
         """What is wanted and was not offered yet: asked for, opened, or closed at once as observed."""
@@ -565,7 +574,7 @@ def tags(v: View, order: Order) -> tuple[str, ...]:
     if v.contradictions or v.currency_conflict or v.disputed or v.dispute_lost:
         found.append("finance")
     if order.ledger or v.messages:
-        unknown = any(e.open and e.attempts and e.attempts[-1].outcome == "unknown" for e in order.ledger.values())
+        unknown = any(e.open and e.attempts and e.attempts[-1].outcome == "unknown" and not answered(e, v) for e in order.ledger.values())
         if unknown or "unknown" in v.messages.values():
             found.append("unknown")
     return tuple(found)

@@ -82,15 +82,15 @@ async def rebuild(
     async for inputs, last in _parts(lane, topic, until, reached, log, archive):
         states = await _states(_keys(processor, inputs), cache, store, lane, processor)
         for part, result in merged(processor, states, inputs, clock.now(), partitions):
-            parked = {parked_id(row): encode_parked(row) for row in result.parked}
-            counts = {"accepted": len(part.records), "done": len(part.records) - len(parked), "parked": len(parked)}
+            rows = {parked_id(row): encode_parked(row) for row in result.parked}
+            counts = {"accepted": len(part.records), "done": len(part.records) - len(rows), "parked": len(rows)}
             await store.commit(
                 held,
                 Commit(
                     states={key: processor.encode(state) for key, state in result.states.items()},
                     due=dict.fromkeys(result.states, clock.now()),
-                    parked=parked,
-                    unparked=[name for name in result.unparked if name not in parked],
+                    parked={name: row for name, row in rows.items() if name not in result.unparked},
+                    unparked=[name for name in result.unparked if name not in rows],
                     index=result.index,
                     counts=counts if part.records else {},
                 ),

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from connectors.store import LaneId, LaneLost, Store, StoreDown, StoreWentBack
+from orders.state import NewerState
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
 from streams.lane import STAGES, Lane, Limits, Meters, where
@@ -30,7 +31,7 @@ class Stopped(msgspec.Struct, frozen=True):
     """A partition that is not worked on, and what to do about it."""
 
     tp: TP
-    reason: str  # "log_mismatch" | "store_went_back" | "rebuilding"
+    reason: str  # "log_mismatch" | "store_went_back" | "rebuilding" | "state_version"
     detail: str
 
 
@@ -209,6 +210,8 @@ class Worker:
             return
         if isinstance(error, StoreWentBack):
             self._stop(tp, "store_went_back", str(error))
+        elif isinstance(error, NewerState):
+            self._stop(tp, "state_version", str(error))
         elif isinstance(error, LaneLost):
             self._raise(tp, STOLEN_WAIT_S)
         elif isinstance(error, StoreDown):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hmac
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +58,7 @@ class Door:
         origin = headers.get(b"origin")
         if origin is not None and scope["method"] not in ("GET", "HEAD") and _authority(origin.decode("latin-1")) != host:
             raise Refusal(403, "foreign_origin", "requests from pages of another site are refused")
-        if self._token and scope["path"] not in OPEN and not hmac.compare_digest(_shown(headers), self._token):
+        if self._token and scope["path"] not in OPEN and not shows(headers.get(b"authorization", b""), self._token):
             raise Refusal(401, "unauthorized", "a token is needed")
 
 
@@ -75,16 +76,16 @@ def _authority(origin: str) -> str:
         return ""
 
 
-def _shown(headers: dict[bytes, bytes]) -> bytes:
-    scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
+def shows(authorization: bytes, token: bytes) -> bool:
+    """Whether the header carries the token, as bearer or as the password that a browser asked for; in constant time."""
+    scheme, _, value = authorization.partition(b" ")
+    shown = b""
     if scheme.lower() == b"bearer":
-        return value.strip()
-    if scheme.lower() == b"basic":
-        try:
-            return base64.b64decode(value, validate=True).partition(b":")[2]
-        except binascii.Error:
-            return b""
-    return b""
+        shown = value.strip()
+    elif scheme.lower() == b"basic":
+        with contextlib.suppress(binascii.Error):
+            shown = base64.b64decode(value, validate=True).partition(b":")[2]
+    return hmac.compare_digest(shown, token)
 
 
 async def _turn_away(refusal: Refusal, send: Send) -> None:

@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 from metrics import CONTENT_TYPE, Metrics
+from web.door import LOOPBACK, OPEN, shows
 
 BEAT_S = 0.1
 READ_S = 5.0  # a client that drips its request is let go
@@ -97,8 +98,11 @@ class Health:
 class HealthServer:
     """Serves a Health over HTTP from its own threads."""
 
-    def __init__(self, health: Health, port: int, host: str = "127.0.0.1") -> None:
-        self._health, self._address = health, (host, port)
+    def __init__(self, health: Health, port: int, host: str = "127.0.0.1", *, token: str = "") -> None:
+        """With a token `/metrics` asks for it; probes never do. Raises ValueError for an address that others reach without one."""
+        if host not in LOOPBACK and not token:
+            raise ValueError(f"listening on {host} needs a token: set one, or listen on 127.0.0.1")
+        self._health, self._address, self._token = health, (host, port), token.encode()
         self._server: ThreadingHTTPServer | None = None
         self._thread: Thread | None = None
 
@@ -110,14 +114,17 @@ class HealthServer:
 
     def start(self) -> None:
         """Raises OSError when the port is taken."""
-        health = self._health
+        health, token = self._health, self._token
 
         class Handler(BaseHTTPRequestHandler):
             timeout = READ_S
             server_version, sys_version = "orderflow", ""
 
             def do_GET(self) -> None:
-                status, content_type, body = health.answer(self.path.partition("?")[0])
+                path = self.path.partition("?")[0]
+                status, content_type, body = health.answer(path)
+                if token and path not in OPEN and not shows(self.headers.get("authorization", "").encode("latin-1"), token):
+                    status, content_type, body = 401, "application/json", b'{"code": "unauthorized", "message": "a token is needed"}'
                 self.send_response(status)
                 self.send_header("content-type", content_type)
                 self.send_header("content-length", str(len(body)))

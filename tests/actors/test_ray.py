@@ -100,7 +100,7 @@ def test_the_scratch_folder_of_ray_lies_inside_a_private_one(ray_cluster: LocalR
 def test_no_cluster_is_joined_without_its_token(ray_cluster: LocalRay) -> None:
     address = msgspec.json.decode((ray_cluster.folder / "address").read_bytes())["gcs"]
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('joined')"
-    stranger = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64, "RAY_gcs_rpc_server_connect_timeout_s": "1"}
+    stranger = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64, "RAY_NUM_REDIS_GET_RETRIES": "1"}
     stranger.pop("RAY_AUTH_TOKEN_PATH")
     done = subprocess.run([sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=120, check=False)
     assert "joined" not in done.stdout

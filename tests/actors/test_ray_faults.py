@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,8 @@ def start(tmp_path: Path, weights: Path) -> Iterator[Any]:
     yield one
     for role in roles:
         role.end()
+    with contextlib.suppress(OSError):  # the last one may have been killed too, and nobody comes after it
+        shutil.rmtree(json.loads((tmp_path / "ray" / "address").read_bytes())["scratch"], ignore_errors=True)
 
 
 def gone(pid: int) -> bool:

@@ -142,7 +142,7 @@ def check_rest(runs: list[dict[str, Any]]) -> list[str]:
         for field in first["view"]:
             if rest["view"][field] != first["view"][field]:
                 broken.append(f"promise 3: {field} is {rest['view'][field]!r} in run {n}, {first['view'][field]!r} in run 0")
-        if (differing := _plain(rest["wanted"]) ^ _plain(first["wanted"])):
+        if differing := _plain(rest["wanted"]) ^ _plain(first["wanted"]):
             broken.append(f"promise 3: wanted {sorted(differing)} differ in run {n}")
         broken += _compensated(run)
         if rest["state"] != first["state"]:

@@ -9,6 +9,7 @@ import pytest
 
 import orders.merge
 import streams.orders
+from orders.effect import effect_id
 from orders.fact import Fact, FactParked, FactUnparked, Tracking
 from orders.policy import Policy
 from orders.state import VARIANTS, encode
@@ -43,7 +44,13 @@ SCENARIOS: dict[str, list[Fact]] = {
     "smooth": [placed(), captured(), packed(), SHIPPED, DELIVERED],
     "held and released": [placed(), captured(), packed(), hold(at=T0 + 2 * MINUTE), release("h1", at=T0 + 9 * HOUR), SHIPPED],
     "held for good": [placed(), captured(), packed(), hold(at=T0 + 2 * MINUTE)],
-    "corrected amounts": [placed(), captured(100), captured(4999, version=1), captured(77, object="pi_2"), captured(1, object="pi_2", authority=1)],
+    "corrected amounts": [
+        placed(),
+        captured(100),
+        captured(4999, version=1),
+        captured(77, object="pi_2"),
+        captured(1, object="pi_2", authority=1),
+    ],
     "contradicted times": [placed(), captured(), captured(at=T0 + HOUR), captured(4000, at=T0 + 2 * HOUR)],
     "cancelled": [placed(), captured(), packed(), cancel()],
     "cancelled and refunded": [placed(), captured(), cancel(), refunded(4999, at=T0 + DAY)],
@@ -56,7 +63,13 @@ SCENARIOS: dict[str, list[Fact]] = {
     "retracted": [placed(), captured(), captured(10, object="pi_9"), retract("PaymentCaptured", "stripe:lumi", "pi_9")],
 }
 # fraud before and after the payment is known
-FRAUDS = {"approve": (0.1, 0.1), "review until paid": (0.5, 0.1), "decline until paid": (0.95, 0.1), "review once paid": (0.1, 0.5), "decline once paid": (0.1, 0.95)}
+FRAUDS = {
+    "approve": (0.1, 0.1),
+    "review until paid": (0.5, 0.1),
+    "decline until paid": (0.95, 0.1),
+    "review once paid": (0.1, 0.5),
+    "decline once paid": (0.1, 0.95),
+}
 
 
 def runs_of(facts: list[Fact], fraud: tuple[float, float], seeds: range, **more: Any) -> list[dict[str, Any]]:
@@ -113,6 +126,15 @@ def test_an_order_that_ended_long_ago_shrinks_and_stays_harmless() -> None:
         assert len(world.stored[ORDER]) < 1500
         assert world.cache[ORDER].persons == {}
         assert replay(run, ORDER, random.Random(seed)) == world.stored[ORDER]
+
+
+def test_with_a_review_open_no_pick_and_no_label_is_claimed_in_a_thousand_schedules() -> None:
+    for seed in range(1000):
+        facts = [SCENARIOS["smooth"], SCENARIOS["corrected amounts"]][seed % 2][:3]
+        run = World([*facts, packed()], seed, fraud=(0.5, 0.5), trouble=0.1, ability="keyed").run()
+        claimed = {c["effect"] for commit in run["commits"] for c in commit["claims"]}
+        assert not claimed & {effect_id(ORDER, "in_progress", "main", "warehouse.pick"), effect_id(ORDER, "packed", "P1", "carrier.label")}
+        assert check_run(run, "keyed") == []
 
 
 # --- the checker sees what it is there to see

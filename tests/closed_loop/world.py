@@ -133,7 +133,7 @@ class World:
             self.stored[key] = encode(order)
             self.cache[key] = order
             assert encode(decode(self.stored[key])) == self.stored[key]
-        for key, at in result.due.items():
+        for at in result.due.values():
             assert at == 0 or at > self.now, "something is due that was not dealt with"
             self.due = at
         for key in due:
@@ -144,7 +144,10 @@ class World:
                 "at": self.now,
                 "facts": [r.value for r in records],
                 "journal": result.journal,
-                "claims": [{"effect": c.effect, "attempt": c.attempt, "body_hash": blake2b(c.body, digest_size=12).hexdigest()} for c in result.claims],
+                "claims": [
+                    {"effect": c.effect, "attempt": c.attempt, "body_hash": blake2b(c.body, digest_size=12).hexdigest()}
+                    for c in result.claims
+                ],
             }
         )
         for claim in result.claims:
@@ -163,7 +166,11 @@ class World:
             kind = self.rng.choice(["retryable", "unknown", "rejected"])
         if kind == "sent" or (kind == "unknown" and self.rng.random() < 0.5):
             self.sent.setdefault(claim.effect, []).append(claim.body)
-        self.at(end, "outcome", Outcome(key=claim.key, effect=claim.effect, attempt=claim.attempt, kind=kind, at=end, after=end if kind == "retryable" else 0))
+        self.at(
+            end,
+            "outcome",
+            Outcome(key=claim.key, effect=claim.effect, attempt=claim.attempt, kind=kind, at=end, after=end if kind == "retryable" else 0),
+        )
 
     def ask_other_lane(self, topic: str, record: dict[str, Any]) -> None:
         kind = record["type"]

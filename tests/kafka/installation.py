@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,22 @@ class Installation:
     async def start(self, count: int = 1) -> None:
         for _ in range(count):
             self.workers.append(await wire.role("worker", self.config, self.environment, stderr=self._said))
+
+    async def ready(self, timeout: float = 40.0) -> None:
+        """Until every worker that was started is in the group and every partition has its lane."""
+        async with asyncio.timeout(timeout):
+            while len(self.ports()) < len(self.workers):
+                await asyncio.sleep(0.1)
+            while True:
+                whys = await asyncio.gather(*(asyncio.to_thread(readiness, port) for port in self.ports()[-len(self.workers) :]))
+                if all(code == 200 for code, _ in whys):
+                    return
+                await asyncio.sleep(0.1)
+
+    def ports(self) -> list[int]:
+        """Where the workers said, in the order of their starts, that their health is to be asked for."""
+        said = (self.folder / "workers.log").read_text(errors="replace")
+        return [int(port) for port in re.findall(r'"port": (\d+), "event": "worker runs"', said)]
 
     async def end(self, worker: Process, number: int = signal.SIGTERM) -> int:
         """Its exit code."""
@@ -160,6 +179,19 @@ class Installation:
                 sums[name] += value
         assert sums["accepted"] == sums["done"] + sums["parked"] + sums["waiting"]
         return sums
+
+
+def readiness(port: int) -> tuple[int, dict[str, Any]]:
+    """Status and body of /readyz; may block."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except OSError:
+        return 0, {}
+    finally:
+        connection.close()
 
 
 @contextlib.asynccontextmanager

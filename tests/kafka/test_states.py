@@ -20,7 +20,7 @@ from tests.conftest import Kafka
 from tests.kafka.installation import KEYED, Installation, empty, installation, parts, sink
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-ORDERS = 80
+ORDERS = 40
 PARTITIONS = 4
 POISON = [
     ("facts", b"lumi:100001", b'{"type":"PaymentCaptured","order":"lumi:100001","amount":"12,50"}'),

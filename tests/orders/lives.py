@@ -44,7 +44,9 @@ def placed(at: int = T0, **more: Any) -> facts.OrderPlaced:
 
 
 def captured(amount: int = 4999, at: int = T0 + MINUTE, object: str = "pi_1", **more: Any) -> facts.PaymentCaptured:
-    return facts.PaymentCaptured(**({"order": ORDER, "system": "stripe:lumi", "object": object, "at": at, "amount": amount, "currency": "EUR"} | more))
+    return facts.PaymentCaptured(
+        **({"order": ORDER, "system": "stripe:lumi", "object": object, "at": at, "amount": amount, "currency": "EUR"} | more)
+    )
 
 
 def authorized(amount: int = 4999, at: int = T0 + MINUTE, object: str = "pi_1", **more: Any) -> facts.PaymentAuthorized:
@@ -54,7 +56,9 @@ def authorized(amount: int = 4999, at: int = T0 + MINUTE, object: str = "pi_1", 
 
 
 def failed(at: int = T0 + MINUTE, object: str = "pi_0", amount: int = 4999, **more: Any) -> facts.PaymentFailed:
-    return facts.PaymentFailed(**({"order": ORDER, "system": "stripe:lumi", "object": object, "at": at, "amount": amount, "currency": "EUR"} | more))
+    return facts.PaymentFailed(
+        **({"order": ORDER, "system": "stripe:lumi", "object": object, "at": at, "amount": amount, "currency": "EUR"} | more)
+    )
 
 
 def refunded(amount: int, at: int = T0 + 6 * DAY, object: str = "re_1", **more: Any) -> facts.PaymentRefunded:
@@ -64,7 +68,15 @@ def refunded(amount: int, at: int = T0 + 6 * DAY, object: str = "re_1", **more: 
 
 
 def paid(amount: int = 4999, at: int = T0 + MINUTE, version: int = 1, **more: Any) -> facts.OrderPaid:
-    values: dict[str, Any] = {"order": ORDER, "system": "shopify:lumi", "object": "1001", "at": at, "version": version, "amount": amount, "currency": "EUR"}
+    values: dict[str, Any] = {
+        "order": ORDER,
+        "system": "shopify:lumi",
+        "object": "1001",
+        "at": at,
+        "version": version,
+        "amount": amount,
+        "currency": "EUR",
+    }
     return facts.OrderPaid(**(values | more))
 
 
@@ -166,9 +178,7 @@ EACH: tuple[Fact, ...] = (
     facts.LinesCancelled(order=ORDER, system="shopify:lumi", object="lc-1", at=T0 + HOUR, lines=(Quantity(line="2", quantity=1),)),
     reserved(),
     short(SHADE),
-    facts.StockReleased(
-        order=ORDER, system="stock", object="reserve-1", at=T0 + DAY, line="1", sku="LAMP-1", location="main", quantity=2
-    ),
+    facts.StockReleased(order=ORDER, system="stock", object="reserve-1", at=T0 + DAY, line="1", sku="LAMP-1", location="main", quantity=2),
     picked(),
     packed(lines=(Quantity(line="1", quantity=2),)),
     *(scanned(tag, T0 + DAY + i * HOUR) for i, tag in enumerate(Tracking)),

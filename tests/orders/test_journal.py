@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -36,7 +37,17 @@ PICK_ID = effect_id(ORDER, "in_progress", "main", "warehouse.pick")
 
 
 def decision(number: int, verdict: str = "approve", fraud: int = 100) -> Decision:
-    return Decision(number=number, at=T0 + number, verdict=verdict, by="model", knew=b"12345678", since=T0, fraud=fraud, model="m1", reasons=("velocity",))
+    return Decision(
+        number=number,
+        at=T0 + number,
+        verdict=verdict,
+        by="model",
+        knew=b"12345678",
+        since=T0,
+        fraud=fraud,
+        model="m1",
+        reasons=("velocity",),
+    )
 
 
 def claimed(attempt: int, at: int = T0 + 10) -> Claimed:
@@ -122,7 +133,7 @@ def test_an_effect_offered_again_after_its_withdrawal_is_open() -> None:
 
 def test_a_better_outcome_of_one_attempt_replaces_a_worse_one_never_the_other_way() -> None:
     words = ["unknown", "retryable", "rejected", "sent"]
-    for worse, better in zip(words, words[1:], strict=False):
+    for worse, better in pairwise(words):
         for entries in ((ended(1, worse), ended(1, better)), (ended(1, better), ended(1, worse))):
             order = adopt(Order(ORDER), claimed(1))
             for entry in entries:
@@ -143,7 +154,16 @@ attempts = st.builds(
 )
 effects = st.builds(
     lambda at, closed, closed_at, made, turns: Effect(
-        PICK_ID, "warehouse.pick", "in_progress", "main", at, closed, closed_at, tuple({a.number: a for a in made}[n] for n in sorted({a.number for a in made})), "", turns
+        PICK_ID,
+        "warehouse.pick",
+        "in_progress",
+        "main",
+        at,
+        closed,
+        closed_at,
+        tuple({a.number: a for a in made}[n] for n in sorted({a.number for a in made})),
+        "",
+        turns,
     ),
     st.integers(0, 3),
     st.sampled_from(["", "withdrawn"]),

@@ -14,7 +14,7 @@ from orders.decision import Decision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Address, Fact, Quantity, Tracking
 from orders.journal import Claimed, Decided, Ended, Offered, adopt
-from orders.plan import TEAMS, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
+from orders.plan import TEAMS, answered, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
 from orders.policy import TRIGGERS, Policy
 from orders.request import MessageRequested, StockReleaseRequested, StockRequested
 from orders.state import Order
@@ -35,6 +35,7 @@ from tests.orders.lives import (
     failed,
     hold,
     packed,
+    picked,
     placed,
     refunded,
     release,
@@ -180,7 +181,10 @@ def test_cancelling_before_the_pick_releases_refunds_voids_and_says_so_once() ->
 def test_a_cancelled_order_is_refunded_what_is_still_out_per_payment() -> None:
     order = order_of(placed(), captured(3000), captured(1999, object="pi_2"), refunded(1000), cancel(), verdict="approve")
     v = view(order)
-    assert {n for n in plan(v, order, POLICY).effects if "refund " in n} == {"payment.refund cancelled pi_1", "payment.refund cancelled pi_2"}
+    assert {n for n in plan(v, order, POLICY).effects if "refund " in n} == {
+        "payment.refund cancelled pi_1",
+        "payment.refund cancelled pi_2",
+    }
     sent = msgspec.json.decode(body(_effect("payment.refund cancelled pi_1"), v, order, POLICY))
     assert sent["data"]["amount"] == 3000
     assert sent["data"]["currency"] == "EUR"
@@ -201,12 +205,35 @@ def test_a_void_waits_until_the_label_it_undoes_is_told_of() -> None:
     label = _effect("carrier.label packed P1")
     order = order_of(*LIFE[:5], cancel(), verdict="approve")
     order = adopt(order, Offered(at=T0, id=label.id, action="carrier.label", milestone="packed", instance="P1"))
-    order = adopt(order, Claimed(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, deadline=T0 + 9, body_hash="h", mode="live"))
+    order = adopt(
+        order, Claimed(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, deadline=T0 + 9, body_hash="h", mode="live")
+    )
     void = _effect("carrier.void cancelled P1", undoes=label.id)
     assert guard(void, view(order), order) == "undoes_open"
     for kind, blocked in (("unknown", "undoes_open"), ("sent", "")):
         order = adopt(order, Ended(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, kind=kind))
         assert guard(void, view(order), order) == blocked
+
+
+def test_a_label_that_was_never_bought_is_not_voided() -> None:
+    label = _effect("carrier.label packed P1")
+    order = order_of(*LIFE[:5], cancel(), verdict="approve")
+    order = adopt(order, Offered(at=T0, id=label.id, action="carrier.label", milestone="packed", instance="P1"))
+    order = adopt(
+        order, Claimed(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, deadline=T0 + 9, body_hash="h", mode="live")
+    )
+    assert "carrier.void cancelled P1" in plan(view(order), order, POLICY).effects  # it may have been
+    for kind in ("retryable", "rejected"):
+        ended = adopt(order, Ended(at=T0, id=label.id, effect="carrier.label packed P1", attempt=1, kind=kind))
+        assert "carrier.void cancelled P1" not in plan(view(ended), ended, POLICY).effects
+
+
+def test_a_fact_that_says_it_is_done_answers_an_effect_of_which_nobody_told() -> None:
+    done = order_of(*LIFE[:5], picked(), scanned(Tracking.LABEL_CREATED, T0 + HOUR), refunded(4999), verdict="approve")
+    undone = order_of(*LIFE[:5], verdict="approve")
+    for name in ("warehouse.pick in_progress main", "carrier.label packed P1", "payment.refund cancelled pi_1"):
+        assert answered(_effect(name), view(done))
+        assert not answered(_effect(name), view(undone))
 
 
 def test_a_released_reservation_that_is_wanted_again_is_asked_for_under_another_name() -> None:
@@ -336,7 +363,9 @@ def test_shipping_without_a_tracking_number_says_so_by_leaving_the_field_out() -
 
 
 def test_a_mail_names_the_items_of_its_parcel() -> None:
-    order = order_of(*LIFE[:4], packed("P2", lines=(Quantity(line="2", quantity=1),)), scanned(Tracking.IN_TRANSIT, T0 + DAY, "P2"), verdict="approve")
+    order = order_of(
+        *LIFE[:4], packed("P2", lines=(Quantity(line="2", quantity=1),)), scanned(Tracking.IN_TRANSIT, T0 + DAY, "P2"), verdict="approve"
+    )
     assert _message("notify.email shipped P2", order).fields["product_name"] == "Linen shade"
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from orders.compact import NUMBERS, TWINS, compact, whole
-from orders.fact import AnyFact, Fact
+from orders.fact import AnyFact, Fact, decode_fact
 from orders.journal import Closed, Decided, adopt
 from orders.merge import merge
 from orders.state import STATE_VERSION, NewerState, Order, contradictory, decode, encode
-from tests.orders.lives import EACH, LIFE, ORDER, T0, captured, placed
-from tests.orders.test_journal import decision
+from tests.orders.lives import EACH, LIFE, ORDER, T0, placed
+from tests.orders.test_journal import ENTRIES, decision
 
 
 def test_a_state_survives_its_bytes() -> None:
@@ -30,7 +32,10 @@ def test_a_life_of_five_facts_with_decision_and_effects_takes_at_most_1100_bytes
         order = merge(order, fact)
     names = ("notify.email order_placed", "notify.email payment_confirmed", "notify.email shipped P1", "notify.sms shipped P1")
     order = adopt(order, Closed(at=T0, effects=names))
-    order = adopt(order, Closed(at=T0 + 1, effects=("notify.push shipped P1", "notify.email delivered", "notify.push delivered", "stock.reserve paid 1")))
+    order = adopt(
+        order,
+        Closed(at=T0 + 1, effects=("notify.push shipped P1", "notify.email delivered", "notify.push delivered", "stock.reserve paid 1")),
+    )
     order = adopt(order, Decided(at=T0, decision=decision(4)))
     assert len(encode(order)) <= 1100
 
@@ -47,14 +52,17 @@ def test_every_kind_of_fact_has_a_number_of_its_own_and_a_compact_form() -> None
     assert len(set(NUMBERS.values())) == len(kinds)
 
 
-# Written in every stored state: a change of one of these numbers or of the order of fields makes old states unreadable.
-GOLDEN = {
-    "PaymentCaptured": "9b04cd1387a3455552a0ab7374726970653a6c756d69a470695f31cf000001a0c4515660010000c2",
-}
+GOLDEN = Path(__file__).parent / "golden"
 
 
-def test_the_compact_form_of_a_known_fact_is_what_it_always_was() -> None:
-    assert msgspec.msgpack.encode(compact(captured())).hex() == GOLDEN["PaymentCaptured"]
+def test_facts_and_states_of_every_older_version_are_read_as_what_they_were() -> None:
+    """When a version is added, its files are added beside these, which are never written again."""
+    reports = [decode_fact(line) for line in (GOLDEN / "facts-1.jsonl").read_bytes().splitlines()]
+    assert reports == list(EACH)
+    order = Order(ORDER)
+    for piece in (*reports, *ENTRIES):
+        order = merge(order, piece) if isinstance(piece, Fact) else adopt(order, piece)
+    assert encode(order).hex() == (GOLDEN / "state-1.hex").read_text().strip()
 
 
 @pytest.mark.parametrize("fact", EACH, ids=lambda f: f"{type(f).__name__}-{f.object}")

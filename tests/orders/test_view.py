@@ -88,7 +88,13 @@ LIVES: dict[str, tuple[Fact, ...]] = {
     "cancelled": (*LIFE[:4], cancel()),
     "refunded": (*LIFE[:2], cancel(), refunded(4999)),
     "returned": (*LIFE, EACH[-8]),
-    "retracted": (placed(), captured(), facts.FactRetracted(order=ORDER, system="staff", object="r", at=T0, target_system="shopify:lumi", target_object="1001", target_type="OrderPlaced")),
+    "retracted": (
+        placed(),
+        captured(),
+        facts.FactRetracted(
+            order=ORDER, system="staff", object="r", at=T0, target_system="shopify:lumi", target_object="1001", target_type="OrderPlaced"
+        ),
+    ),
 }
 
 

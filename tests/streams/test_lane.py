@@ -275,6 +275,17 @@ def _entries(log: MemoryLog) -> list[bytes]:
     return [json.dumps(entry).encode() for value in log.values("journal") for entry in json.loads(value)["entries"]]
 
 
+def test_what_was_first_in_the_schedule_and_is_put_off_is_first_no_longer() -> None:
+    head = DueHead(limit=10)
+    head.load([("a", 10), ("b", 20)])
+    head.update({"a": 50})
+    assert head.first() == 20, "else a lane wakes for nothing, again and again"
+    head.update({"b": 40})
+    assert head.first() == 40
+    head.update({"b": 60, "c": 45})
+    assert head.first() == 45 and head.take(50, 10) == ["c", "a"]
+
+
 def test_the_head_of_the_schedule_knows_when_it_knows_nothing() -> None:
     head = DueHead(limit=3)
     head.load([("a", 10), ("b", 20), ("c", 30)])  # full: there may be more beyond 30

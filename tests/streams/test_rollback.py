@@ -81,13 +81,16 @@ def processors(told: tuple[str, ...], email: str = "neither") -> dict[str, Calla
     }
 
 
+MODEL = Opinion(0.05, 0.0)
+OTHERS = (Opinion(0.95, 0.0), Opinion(0.05, 0.9))  # one declines what was approved; of the other the order is more urgent: other bytes
+
+
 def town(
-    store: Store, told: tuple[str, ...], fraud: float = 0.05, email: str = "neither", failpoint: Callable[[str], None] = lambda step: None
+    store: Store, told: tuple[str, ...], model: Opinion = MODEL, email: str = "neither", failpoint: Callable[[str], None] = lambda step: None
 ) -> Town:
     clock = VirtualClock(T0 + 5 * MINUTE)
     providers = {"email": Provider(email, failpoint), "webhook": Provider("keyed", failpoint)}
-    opinion = Opinion(fraud, f"model-{fraud}")
-    return Town(store, MemoryLog(now=clock.now), clock, processors(told, email), providers, LIVE, opinion, failpoint=failpoint)
+    return Town(store, MemoryLog(now=clock.now), clock, processors(told, email), providers, LIVE, model, failpoint=failpoint)
 
 
 def memory(town: Town) -> MemoryLog:
@@ -242,7 +245,7 @@ async def test_a_store_put_back_to_any_boundary_at_any_boundary(hasty: Store, li
     assert len(boundaries) > 8
     for n, then in enumerate(moments):
         for back, keys in enumerate(boundaries[: n // 2 + 1]):
-            its = town(hasty, life[0], fraud=0.95)
+            its = town(hasty, life[0], OTHERS[(n + back) % 2])
             its.clock.move_to(then.now)
             memory(its).records = {tp: list(records) for tp, records in then.records.items()}
             its.providers = {name: provider.copy() for name, provider in then.providers.items()}
@@ -280,7 +283,7 @@ async def test_a_server_restarted_on_an_older_folder_at_three_boundaries(tmp_pat
             shutil.rmtree(server.folder / "appendonlydir")
             shutil.copytree(tmp_path / f"copy-{n}", server.folder / "appendonlydir")
             await server.start()
-            twin = town(store, life[0], fraud=0.95)
+            twin = town(store, life[0], OTHERS[n % 2])
             twin.clock.move_to(its.clock.now())
             twin.log = memory(its)
             twin.providers = its.providers

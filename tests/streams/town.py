@@ -35,13 +35,13 @@ class Killed(BaseException):
 class Opinion:
     """A model with one opinion about every order."""
 
-    def __init__(self, fraud: float, version: str) -> None:
-        self.fraud, self.version = fraud, version
+    def __init__(self, fraud: float, priority: float) -> None:
+        self.fraud, self.priority = fraud, priority
 
     async def score(self, rows: NDArray[np.float32]) -> Scores:
         n = len(rows)
-        zero, fraud = np.zeros(n, np.float32), np.full(n, self.fraud, np.float32)  # its priority differs too: it stands in bodies
-        return Scores(fraud, zero, zero, zero, fraud, [()] * n, self.version, fallback=False)
+        zero, fraud, priority = (np.full(n, share, np.float32) for share in (0.0, self.fraud, self.priority))
+        return Scores(fraud, zero, zero, zero, priority, [()] * n, f"model-{self.fraud}-{self.priority}", fallback=False)
 
 
 class Provider:
@@ -166,7 +166,8 @@ class Town:
             if due > last:
                 return
             self.clock.move_to(due)
-        raise AssertionError("it does not come to rest")
+        due = {str(lane.id): (at - self.clock.now(), lane._head.take(at, 3)) for lane in self.lanes.values() if (at := lane._head.first())}
+        raise AssertionError(f"it does not come to rest: {due}")
 
     async def report(self, topic: str, *records: tuple[str, bytes]) -> None:
         await self.log.append(topic, [(key.encode(), value) for key, value in records])

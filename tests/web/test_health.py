@@ -115,3 +115,16 @@ async def test_nothing_else_is_served(process: Process) -> None:
 async def test_it_listens_on_loopback_and_a_taken_port_is_an_error(process: Process) -> None:
     with pytest.raises(OSError, match="in use"):
         HealthServer(process.health, process.server.port).start()
+
+
+async def test_with_a_token_metrics_ask_for_it_and_probes_do_not(process: Process) -> None:
+    with pytest.raises(ValueError, match="token"):
+        HealthServer(process.health, 0, "0.0.0.0")
+    server = HealthServer(process.health, 0, token="s3cret")
+    server.start()
+    url = f"http://127.0.0.1:{server.port}"
+    assert (await asyncio.to_thread(httpx.get, f"{url}/healthz")).status_code == 200
+    assert (await asyncio.to_thread(httpx.get, f"{url}/metrics")).status_code == 401
+    shown = {"authorization": "Bearer s3cret"}
+    assert (await asyncio.to_thread(httpx.get, f"{url}/metrics", headers=shown)).status_code == 200
+    server.close()

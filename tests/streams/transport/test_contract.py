@@ -152,7 +152,7 @@ async def test_a_queue_that_faust_clears_while_it_resumes_is_read_again(bench: B
     app = await bench.app(lanes, body=hold)
     await asyncio.wait_for(blocked.wait(), 30)
     async with asyncio.timeout(30):
-        while not any(channel.queue.qsize() for channel in app.topics if channel.has_prefix is False and channel._queue is not None):
+        while not any(topic._queue is not None and topic._queue.qsize() for topic in app.topics):
             await asyncio.sleep(0.01)  # something waits in the agent's queue
     app.flow_control.resume()
     app.consumer.resume_flow()
