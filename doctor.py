@@ -46,7 +46,9 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> list[Fi
             log = await stack.enter_async_context(wire.opened(wire.log_of(settings)))
             found += await _log(settings, log)
         except Exception as error:
-            found.append(Finding("log", False, _says(error), "run.py init makes the embedded log; for Kafka check address, network and `log`"))
+            found.append(
+                Finding("log", False, _says(error), "run.py init makes the embedded log; for Kafka check address, network and `log`")
+            )
         if store is not None and log is not None and found[-1].ok:
             found.append(await _positions(settings, store, log))
     found += [*_channels(settings, environment, modes), await _smtp(settings, modes["email"])]
@@ -79,7 +81,9 @@ def _secrets(settings: Settings, environment: Mapping[str, str]) -> Finding:
     except OSError as error:
         return Finding("secrets", False, f"no signing key: {error.strerror}", "make the data folder writable, or set `signing`")
     if not token and settings.http.host not in LOOPBACK:
-        return Finding("secrets", False, f"http.host {settings.http.host} can be reached by others, and http.token is not set", "set http.token")
+        return Finding(
+            "secrets", False, f"http.host {settings.http.host} can be reached by others, and http.token is not set", "set http.token"
+        )
     return Finding("secrets", True, f"all references resolve; channels configured: {', '.join(channels)}")
 
 
@@ -91,7 +95,14 @@ def _channels(settings: Settings, environment: Mapping[str, str], modes: Mapping
     idle = [name for name in wire.CHANNELS if modes.get(name) in ("live", "sandbox") and name not in configured]
     said = ", ".join(f"{name} {modes.get(name, 'observe')}" for name in wire.CHANNELS)
     if idle:
-        return [Finding("channels", False, f"{said}; not configured: {', '.join(idle)}", f"fill in channels.{idle[0]}, or run.py go-live {idle[0]} --mode observe")]
+        return [
+            Finding(
+                "channels",
+                False,
+                f"{said}; not configured: {', '.join(idle)}",
+                f"fill in channels.{idle[0]}, or run.py go-live {idle[0]} --mode observe",
+            )
+        ]
     return [Finding("channels", True, said)]
 
 
@@ -112,13 +123,22 @@ async def _positions(settings: Settings, store: Store, log: Log) -> Finding:
     standing = await store.standing(list(its))
     unplaced = [s for s in standing if s.offset is None]
     if unplaced:
-        return Finding("positions", False, f"{len(unplaced)} lanes have none", "run.py init for a new store, run.py recover for an emptied one")
+        return Finding(
+            "positions", False, f"{len(unplaced)} lanes have none", "run.py init for a new store, run.py recover for an emptied one"
+        )
     moved = [s for s in standing if s.log != ids[its[s.lane]]]
     if moved:
-        return Finding("positions", False, f"{len(moved)} belong to another log", "point `log` to the log this store belongs to, or run.py recover")
+        return Finding(
+            "positions", False, f"{len(moved)} belong to another log", "point `log` to the log this store belongs to, or run.py recover"
+        )
     closed = [s for s in standing if not s.sends]
     if closed:
-        return Finding("positions", False, f"{len(closed)} lanes were rebuilt and send nothing", "look at the pages and parked records, then run.py recover --open")
+        return Finding(
+            "positions",
+            False,
+            f"{len(closed)} lanes were rebuilt and send nothing",
+            "look at the pages and parked records, then run.py recover --open",
+        )
     return Finding("positions", True, "all lanes are placed")
 
 
@@ -137,7 +157,12 @@ async def _smtp(settings: Settings, mode: str) -> Finding:
         if greeting.startswith(b"220"):
             return Finding("mail server", True, f"{place} answers")
         says = f"{place} answers, but not as a mail server does"
-    return Finding("mail server", not needed, says if needed else f"{says}; not needed while e-mail is in {mode}", "correct channels.email.host and port" if needed else "")
+    return Finding(
+        "mail server",
+        not needed,
+        says if needed else f"{says}; not needed while e-mail is in {mode}",
+        "correct channels.email.host and port" if needed else "",
+    )
 
 
 def ray(settings: Settings, environment: MutableMapping[str, str]) -> Finding:
@@ -149,7 +174,12 @@ def ray(settings: Settings, environment: MutableMapping[str, str]) -> Finding:
         return Finding("ray", False, f"no folder for it: {error.strerror}", "make the data folder writable")
     assert started is not None
     try:
-        return Finding("ray", started.ready, "starts and answers on loopback" if started.ready else started.why, "" if started.ready else "pip install ray, or `ray: off`")
+        return Finding(
+            "ray",
+            started.ready,
+            "starts and answers on loopback" if started.ready else started.why,
+            "" if started.ready else "pip install ray, or `ray: off`",
+        )
     finally:
         started.stop()
 
@@ -167,5 +197,7 @@ def sockets() -> Finding:
 def show(findings: list[Finding]) -> None:
     table = Table(box=None, show_header=False)
     for finding in findings:
-        table.add_row("[green]ok[/]" if finding.ok else "[red]!![/]", finding.what, finding.says, f"[bold]{finding.do}[/]" if finding.do else "")
+        table.add_row(
+            "[green]ok[/]" if finding.ok else "[red]!![/]", finding.what, finding.says, f"[bold]{finding.do}[/]" if finding.do else ""
+        )
     Console().print(table)

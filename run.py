@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 import settings as settings_module
 from settings import Settings, SettingsError
@@ -71,7 +72,11 @@ def main(context: click.Context, config: Path | None) -> None:
 @click.option("--orders", default=400, show_default=True, type=click.IntRange(1, 1_000_000), help="Orders to place.")
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(5, 86_400), help="How long the shop's days last.")
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0), help="The same seed gives the same orders.")
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Keep data here and go on with it next time.  [default: a temporary folder]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep data here and go on with it next time.  [default: a temporary folder]",
+)
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Page and API; 0 picks a free one.")
 @click.option("--faults/--no-faults", default=True, show_default=True, help="Let the stand-ins misbehave and some records be unreadable.")
 @click.option("--stay", is_flag=True, help="Keep the pages up after the last order until interrupted.")
@@ -90,7 +95,9 @@ def demo(orders: int, seconds: float, seed: int, data: Path | None, port: int, f
 
 
 @main.command(epilog="Example: run.py --config orderflow.yaml init --start-at now")
-@click.option("--start-at", type=click.Choice(["earliest", "now"]), default="earliest", show_default=True, help="Where reading of each topic begins.")
+@click.option(
+    "--start-at", type=click.Choice(["earliest", "now"]), default="earliest", show_default=True, help="Where reading of each topic begins."
+)
 @click.pass_context
 def init(context: click.Context, start_at: str) -> None:
     """Write a configuration if there is none; create topics and first positions. A second call changes nothing."""
@@ -111,7 +118,7 @@ def serve(context: click.Context) -> None:
     """Gateway and worker, as two processes; SIGTERM drains both within 30 s."""
     import wire
 
-    raise SystemExit(_run(wire.serve(_settings(context), context.obj["config"], os.environ)))
+    context.exit(_run(wire.serve(_settings(context), context.obj["config"], os.environ)))
 
 
 @main.command(epilog="Example: run.py worker    (one per core; all share group, store and log)")
@@ -122,7 +129,7 @@ def worker(context: click.Context) -> None:
 
     settings = _settings(context)
     ray = wire.start_ray(settings, os.environ)
-    raise SystemExit(_run(wire.worker(settings, os.environ, ray)))
+    context.exit(_run(wire.worker(settings, os.environ, ray)))
 
 
 @main.command(epilog='Example: run.py gateway, then: curl -H "content-type: application/json" -d @fact.json http://127.0.0.1:8080/v1/facts')
@@ -131,18 +138,19 @@ def gateway(context: click.Context) -> None:
     """HTTP: POST /v1/facts, the API and the pages."""
     import wire
 
-    raise SystemExit(_run(wire.gateway(_settings(context), os.environ)))
+    context.exit(_run(wire.gateway(_settings(context), os.environ)))
 
 
 @main.command(hidden=True)
 @click.option("--folder", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seed", default=7)
 @click.option("--faults/--no-faults", default=True)
-def stand_ins(folder: Path, seed: int, faults: bool) -> None:
+@click.pass_context
+def stand_ins(context: click.Context, folder: Path, seed: int, faults: bool) -> None:
     """The demo's mail server, SMS and push providers and warehouse, as a process of their own."""
     import wire
 
-    raise SystemExit(_run(wire.stand_ins(folder, seed, faults)))
+    context.exit(_run(wire.stand_ins(folder, seed, faults)))
 
 
 @main.command(epilog="Example: run.py doctor --json")
@@ -154,9 +162,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
     settings = _settings(context)
     findings = [*_run(doctor_module.examine(settings, os.environ)), doctor_module.ray(settings, os.environ), doctor_module.sockets()]
-    result = {"ok": all(f.ok for f in findings), "findings": [{"what": f.what, "ok": f.ok, "says": f.says, "do": f.do} for f in findings]}
+    result = {"ok": all(f.ok for f in findings), "findings": [msgspec.to_builtins(finding) for finding in findings]}
     _say(result, as_json, lambda: doctor_module.show(findings))
-    raise SystemExit(0 if result["ok"] else FAILED)
+    context.exit(0 if result["ok"] else FAILED)
 
 
 @main.command(epilog="Example: run.py train --out weights")
@@ -171,7 +179,7 @@ def train(context: click.Context, out: Path, as_json: bool) -> None:
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
 
 
-@main.group()
+@main.group(epilog="Example: run.py parked list, then: run.py parked show ID > record, mend it, run.py parked replay ID --body record --by anna")
 def parked() -> None:
     """Records that could not be read: list, show, replay, discard."""
 
@@ -258,7 +266,9 @@ def go_live(context: click.Context, channel: str | None, mode: str, stop: str, s
             click.echo(line)
         click.confirm(f"From now on {channel} really sends. Go on?", abort=True)
     modes = _run(wire.set_modes(settings, channel, mode, stop, start))
-    click.echo(f"version {modes.version}: {'stopped: ' + modes.stop if modes.stop else ', '.join(f'{c} {m}' for c, m in modes.channels.items())}")
+    click.echo(
+        f"version {modes.version}: {'stopped: ' + modes.stop if modes.stop else ', '.join(f'{c} {m}' for c, m in modes.channels.items())}"
+    )
 
 
 @main.command(epilog="Example: run.py lag --json")
@@ -270,7 +280,11 @@ def lag(context: click.Context, as_json: bool) -> None:
 
     rows = _run(wire.lag(_settings(context)))
     result = {"records": sum(r["behind"] for r in rows), "lanes": rows}
-    _say(result, as_json, lambda: click.echo("\n".join(f"{r['lane']:24} at {r['position']:>10} of {r['end']:>10}, {r['behind']} behind" for r in rows)))
+    _say(
+        result,
+        as_json,
+        lambda: click.echo("\n".join(f"{r['lane']:24} at {r['position']:>10} of {r['end']:>10}, {r['behind']} behind" for r in rows)),
+    )
 
 
 @main.command(epilog="Example: run.py schema > facts.schema.json    run.py schema --config > docs/configuration.md")
@@ -280,33 +294,38 @@ def schema(config_: bool) -> None:
     if config_:
         click.echo(settings_module.reference(), nl=False)
         return
-    import msgspec
-
     from orders.fact import AnyFact
 
     click.echo(json.dumps(msgspec.json.schema(AnyFact), indent=2))
+
+
+def command(arguments: Sequence[str]) -> int:
+    """One command line, to its exit code; whatever goes wrong is said in words on standard error."""
+    import wire
+
+    try:
+        return int(main(list(arguments), standalone_mode=False) or 0)
+    except SettingsError as error:
+        click.echo(f"configuration: {error}", err=True)
+        return USAGE
+    except click.Abort:
+        return FAILED
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except tuple(wire.FAILURES) as error:
+        click.echo(wire.said(error), err=True)
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - its text may hold what belongs to a customer
+        click.echo(f"this is a bug of orderflow: {type(error).__name__} at {wire.trail(error)}", err=True)
+        return BUG
 
 
 def entry() -> None:
     import wire
 
     wire.set_up_logging()
-    try:
-        main(standalone_mode=False)
-    except SettingsError as error:
-        click.echo(f"configuration: {error}", err=True)
-        raise SystemExit(USAGE) from None
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(USAGE) from None
-    except click.Abort:
-        raise SystemExit(FAILED) from None
-    except tuple(wire.FAILURES) as error:
-        click.echo(wire.said(error), err=True)
-        raise SystemExit(FAILED) from None
-    except Exception as error:  # noqa: BLE001 - its text may hold what belongs to a customer
-        click.echo(f"this is a bug of orderflow: {type(error).__name__} at {wire.trail(error)}", err=True)
-        raise SystemExit(BUG) from None
+    raise SystemExit(command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,10 @@ class Kafka(Section, frozen=True):
     """How a worker is a member of its consumer group; nothing of it matters on the embedded log."""
 
     session_timeout_s: Annotated[
-        float, Meta(description="a worker silent for so long loses its partitions; not below the brokers' group.min.session.timeout.ms", ge=1, le=15)
+        float,
+        Meta(
+            description="a worker silent for so long loses its partitions; not below the brokers' group.min.session.timeout.ms", ge=1, le=15
+        ),
     ] = 10.0
 
 
@@ -151,7 +154,9 @@ class Workflow(Section, frozen=True):
 class Settings(Section, frozen=True):
     shop: Annotated[str, Meta(description="slug of the shop, first part of every order ID", pattern="^[a-z0-9-]+$")] = "lumi"
     data: Annotated[str, Meta(description="folder for the embedded log and store, the archive and Ray")] = "data"
-    log: Annotated[str, Meta(description="`embedded`, or kafka://host:port[,host:port]", pattern="^(embedded|kafka://[^@/]+)$")] = "embedded"
+    log: Annotated[str, Meta(description="`embedded`, or kafka://host:port[,host:port]", pattern="^(embedded|kafka://[^@/]+)$")] = (
+        "embedded"
+    )
     store: Annotated[
         str,
         Meta(
@@ -164,9 +169,12 @@ class Settings(Section, frozen=True):
     group: Annotated[str, Meta(description="consumer group and Faust app")] = "orderflow"
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
     insecure: Annotated[bool, Meta(description="accept Kafka or Redis elsewhere without TLS; shown by /readyz")] = False
-    signing: Annotated[Ref | None, Meta(description="key that signs the way back in messages; empty: one made at init, in the data folder")] = None
+    signing: Annotated[
+        Ref | None, Meta(description="key that signs the way back in messages; empty: one made at init, in the data folder")
+    ] = None
     replicated: Annotated[
-        bool, Meta(description="insist on 3 replicas of our Kafka topics, 2 of which acknowledge; false: fewer will do, and /readyz says so")
+        bool,
+        Meta(description="insist on 3 replicas of our Kafka topics, 2 of which acknowledge; false: fewer will do, and /readyz says so"),
     ] = True
     kafka: Kafka = Kafka()
     layout: Layout = Layout()

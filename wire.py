@@ -63,6 +63,7 @@ PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "refere
 CHANNELS = ("email", "sms", "push", "webhook")
 MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
 REPLICAS, IN_SYNC = 3, 2
+ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
 STEADY_S = 60.0  # one that ran for so long begins to count anew
@@ -265,7 +266,7 @@ def calm_collector() -> None:
     """What was loaded stays: the collector need not look at it again (+17 % on the bare job)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(50_000,50, 100)
 
 
 async def stop_signal() -> None:
@@ -298,8 +299,8 @@ FAILURES: dict[type[Exception], str] = {  # their texts are written for people; 
     ServerFailed: "",
     LogMismatch: "",
     LogTaken: "",
-    StoreDown: "start the store, or correct `store` in the configuration; `run.py doctor` looks at everything",
-    LogDown: "start Kafka, or correct `log` in the configuration; `run.py doctor` looks at everything",
+    StoreDown: "start it (the embedded one comes with `run.py worker`), or correct `store` in the configuration; `run.py doctor` looks at everything",
+    LogDown: "start it, or correct `log` in the configuration; `run.py doctor` looks at everything",
     OSError: "look at the rights and the free space of the folder that `data` names, or name another one; `run.py doctor` looks at everything",
 }
 
@@ -505,7 +506,11 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         if settings.archive:
             archiver = Archiver(Archive(folder / "archive"), log_, clock, crash)
             group = f"{settings.group}-archive"
-            apps.append(make_app(group, address, archiver, archiver.offer, topics=TOPICS, folder=folder, session_timeout_s=session))
+            apps.append(
+                make_app(
+                    group, address, archiver, archiver.offer, topics=TOPICS, folder=folder, gather_s=ARCHIVE_GATHER_S, session_timeout_s=session
+                )
+            )
         health = Health(
             metrics,
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],

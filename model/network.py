@@ -64,9 +64,9 @@ class Network(nn.Module):
         raised = rows[:, RISING] / self.span * nn.functional.softplus(self.rising)
         logits = self.heads(second).T
         logits = torch.cat((logits[:1] + raised.sum(1), logits[1:]))
-        back = self.heads.weight[:, None, :] * (1 - second * second)
-        back = (back @ self.second.weight) * (1 - first * first)
-        return logits, (back @ self.first.weight) * free, raised
+        bend, turn = 1 - first * first, 1 - second * second  # of the two tanh
+        moves = torch.stack([(((head * turn) @ self.second.weight) * bend) @ self.first.weight for head in self.heads.weight]) * free
+        return logits, moves, raised
 
     def score(self, rows: Rows, version: str) -> Packed:
         """Scores natural rows; ValueError for anything else."""

@@ -27,11 +27,15 @@ def make_app(
     *,
     topics: Iterable[str] = PIPELINE,
     folder: Path,
+    gather_s: float = 0.0,
     **conf: Any,
 ) -> faust.App:
-    """An app that moves each topic's chunks to `offer`, which must not block. Not started: `await app.start()`."""
+    """An app that moves each topic's chunks to `offer`, which must not block. Not started: `await app.start()`.
+
+    `gather_s`: the app is in no hurry, records may wait so long for others; each hand-over costs, however few they are.
+    """
     app = faust.App(group, broker=log_url, **(worker_conf(**conf) | {"datadir": str(folder / f"faust-{group}")}))
-    app.assignments = assignments
+    app.assignments, app.gather_s = assignments, gather_s
     for topic in topics:
         _move(app, topic, offer)
     check_start(app)

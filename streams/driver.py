@@ -36,7 +36,7 @@ from streams.processor import Chunk
 from streams.transport import TP, Assignments
 
 CHUNK_RECORDS = 1024
-HELD_WAIT_S = 0.003  # when something is held back: its room is looked at again so soon
+HELD_WAIT_S = 0.01  # when something is held back: its room is looked at again so soon; its lane has work for longer
 TURN_WAIT_S = 0.1  # when nothing is: the longest wait for records before positions are looked at again
 REVOKE_S = 6.0  # lanes have 5 s to come to rest
 COMMIT_S = 5.0
@@ -102,6 +102,11 @@ class Consumer(FaustConsumer):
     @property
     def assignments(self) -> Assignments:
         return cast(Assignments, cast(Any, self.app).assignments)
+
+    @property
+    def gather_s(self) -> float:
+        """How long records may be gathered before they are handed over, beyond what the transport does anyway."""
+        return float(getattr(self.app, "gather_s", 0.0))
 
     def reposition(self, tp: TP) -> None:
         """Read this partition again from `Assignments.position`: its lane was dropped, or missed something."""

@@ -54,6 +54,8 @@ from streams.transport import TP, LogDown, LogMismatch
 
 GATHER_BYTES = 64 * 1024  # while records flow, the broker answers when it has so much
 GATHER_MS = 10  # ... or after so long
+BACKLOG_BYTES = 512 * 1024  # the same while some partition has more than its lane can take: fewer requests, each costs a millisecond
+BACKLOG_MS = 50
 IDLE_MS = 100  # while none flow, it answers at once when one comes, or after so long
 RESPONSE_BYTES = 16 << 20
 BACKOFF_S = 0.1
@@ -62,6 +64,7 @@ EARLIEST, LATEST = -2, -1
 DAMAGED_TRIES = 3
 READ_TRIES = 10
 STOP_S = 5.0
+KNOW_TRIES = 50
 
 Pair = tuple[bytes | None, bytes]
 
@@ -150,9 +153,10 @@ class Fetcher:
     Bounded: of each partition at most twice `max_bytes` are held. Not thread-safe.
     """
 
-    def __init__(self, client: AIOKafkaClient, *, max_bytes: int = 1 << 20, check_crcs: bool = True) -> None:
+    def __init__(self, client: AIOKafkaClient, *, max_bytes: int = 1 << 20, check_crcs: bool = True, gather_s: float = 0.0) -> None:
+        """`gather_s`: for a reader who is in no hurry, the broker gathers at least so long."""
         self._client = client
-        self._max_bytes, self._check_crcs = max_bytes, check_crcs
+        self._max_bytes, self._check_crcs, self._gather_ms = max_bytes, check_crcs, int(gather_s * 1000)
         self._partitions: dict[TP, _Partition] = {}
         self._want: Mapping[TP, int] = {}
         self._flying: dict[int, asyncio.Task[None]] = {}
@@ -258,7 +262,12 @@ class Fetcher:
         by_topic: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for tp, offset in wanted.items():
             by_topic[tp.topic].append((tp.partition, offset, self._max_bytes))
-        wait_ms, min_bytes = (IDLE_MS, 1) if idle else (GATHER_MS, GATHER_BYTES)
+        if self._gather_ms:
+            wait_ms, min_bytes = self._gather_ms, self._max_bytes
+        elif any(partition.size > self._max_bytes for partition in self._partitions.values()):
+            wait_ms, min_bytes = BACKLOG_MS, BACKLOG_BYTES
+        else:
+            wait_ms, min_bytes = (IDLE_MS, 1) if idle else (GATHER_MS, GATHER_BYTES)
         request = FetchRequest(wait_ms, min_bytes, RESPONSE_BYTES, READ_COMMITTED, list(by_topic.items()))
         try:
             healthy = self._receive(await self._client.send(node, request), wanted)
@@ -317,13 +326,29 @@ class _Listener(ConsumerRebalanceListener):
         await self._consumer.on_partitions_assigned({types.TP(*tp) for tp in assigned}, generation)
 
 
+class Member(GroupCoordinator):
+    """As leader it assigns what it knows, and aiokafka's own assigns nothing, for minutes, to a group whose topics it does not
+    know: after a broker came back, or when joining is quicker than the first answer about the topics."""
+
+    async def _perform_assignment(self, response: Any) -> Any:
+        for _ in range(KNOW_TRIES):
+            topics = self._subscription.topics
+            unknown = [topic for topic in topics if not self._cluster.partitions_for_topic(topic)]
+            if True:
+                return await super()._perform_assignment(response)
+            await self._client.set_topics(topics)
+            await self._client.force_metadata_update()
+            await asyncio.sleep(BACKOFF_S)
+        raise UnknownTopicOrPartitionError(*unknown)
+
+
 class Consumer(driver.Consumer):
     """A member of the app's group. A commit of a generation that is gone is refused by the broker and answers False."""
 
     consumer_stopped_errors = ()
     _client: AIOKafkaClient
     _fetcher: Fetcher
-    member: GroupCoordinator
+    member: Member
 
     async def on_start(self) -> None:
         conf = self.app.conf
@@ -338,10 +363,15 @@ class Consumer(driver.Consumer):
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **stock.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
-        await self._client.bootstrap()
+        try:
+            await self._client.bootstrap()
+        except KafkaError as error:
+            raise LogDown(f"no broker answers: {type(error).__name__}") from error
         self._subscription = SubscriptionState()
-        self._fetcher = Fetcher(self._client, max_bytes=conf.consumer_max_fetch_size, check_crcs=conf.broker_check_crcs)
-        self.member = GroupCoordinator(
+        self._fetcher = Fetcher(
+            self._client, max_bytes=conf.consumer_max_fetch_size, check_crcs=conf.broker_check_crcs, gather_s=self.gather_s
+        )
+        self.member = Member(
             self._client,
             self._subscription,
             group_id=conf.id,
@@ -508,6 +538,12 @@ class Producer(stock.Producer):
         elif records:
             self._turn += 1
             await append_keyed(producer, topic, records, self._turn, self.request_timeout)
+
+    async def on_start(self) -> None:
+        try:
+            await super().on_start()
+        except KafkaError as error:
+            raise LogDown(f"no broker answers: {type(error).__name__}") from error
 
     async def on_stop(self) -> None:
         producer, self._producer = self._producer, None

@@ -1,4 +1,4 @@
-"""Small programs that tests start, kill and break: `python ray_role.py NAME FOLDER WEIGHTS`. Each prints JSON lines."""
+"""Small programs that tests start, kill and break: `python ray_role.py NAME FOLDER WEIGHTS [ADDRESS]`. Each prints JSON lines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def serve(ray: LocalRay, weights: Path) -> None:
 def main() -> None:
     name, folder, weights = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     prepare_environment(os.environ, folder)
-    ray = LocalRay(folder)
+    ray = LocalRay(folder, *sys.argv[4:5])
     ray.start()
     asyncio.run({"adopt": adopt, "serve": serve}[name](ray, weights))
     ray.stop()

@@ -147,9 +147,17 @@ async def test_another_process_adopts_cluster_and_actor_and_never_imports_torch(
         assert not (await pool.score(rows(3))).fallback, "it went away without taking anything with it"
 
 
-def role(name: str, folder: Path, weights: Path) -> dict[str, Any]:
+async def test_a_cluster_elsewhere_is_used_by_its_address_and_never_stopped(ray_cluster: LocalRay, weights: Path, tmp_path: Path) -> None:
+    address = msgspec.json.decode((ray_cluster.folder / "address").read_bytes())["gcs"]
+    async with pool_of(ray_cluster, weights) as pool:
+        done = await asyncio.to_thread(role, "adopt", tmp_path, weights, address)
+        assert done == {"started": False, "pid": await pid_of(pool), "fallback": False, "torch": False}
+        assert not (tmp_path / "ray" / "address").exists()
+
+
+def role(name: str, folder: Path, weights: Path, *address: str) -> dict[str, Any]:
     """Runs one of the small programs in ray_role.py to its end; what it printed last."""
-    command = [sys.executable, str(ROOT / "tests" / "actors" / "ray_role.py"), name, str(folder), str(weights)]
+    command = [sys.executable, str(ROOT / "tests" / "actors" / "ray_role.py"), name, str(folder), str(weights), *address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, Any])

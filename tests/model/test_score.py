@@ -71,6 +71,12 @@ def test_a_column_that_hardly_moved_anything_is_no_reason_and_the_total_never_is
     assert unpack(packed(row(velocity=3, total_minor=5_000), chances(1, 0, 0), moved, "v", fallback=False)).reasons == [()]
 
 
+def test_what_calms_one_head_may_still_be_the_reason_of_another() -> None:
+    moved = moves()
+    moved[0, 0, NAMES.index("express")], moved[1, 0, NAMES.index("express")] = -5.0, 2.0
+    assert unpack(packed(row(express=1), chances(0.9, 0.5, 0), moved, "v", fallback=False)).reasons == [("express",)]
+
+
 def test_what_was_not_there_is_no_reason() -> None:
     moved = moves()
     moved[0, 0, NAMES.index("velocity")] = moved[0, 0, NAMES.index("trouble")] = 1.0

@@ -42,7 +42,7 @@ def test_a_life_of_five_facts_with_decision_and_effects_takes_at_most_1100_bytes
 
 def test_a_state_of_a_newer_layout_is_refused_with_its_version() -> None:
     blob = encode(merge(Order(ORDER), placed()))
-    with pytest.raises(NewerState, match=f"version {STATE_VERSION + 1}.*upgrade"):
+    with pytest.raises(NewerState, match=f"version {STATE_VERSION + 1}"):
         decode(bytes([STATE_VERSION + 1]) + blob[1:])
 
 

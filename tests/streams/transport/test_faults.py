@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import platform
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streams.driver import VERSIONS
 from streams.kafka import KafkaLog
 from streams.sqlite_log import EmbeddedLog
 from streams.transport import TP, LogDown
@@ -98,6 +103,28 @@ async def test_the_broker_refuses_the_commit_of_a_generation_that_is_gone(kafka:
 
 
 @pytest.mark.kafka
+async def test_a_leader_that_has_forgotten_the_topics_asks_before_it_assigns(kafka: Kafka, name: str, tmp_path: Path) -> None:
+    log = KafkaLog(kafka.bootstrap)
+    await log.start()
+    await log.create({name: 3})
+    lanes = Lanes(tmp_path / "positions.json")
+    async with running(make_app(f"orderflow-kafka://{kafka.bootstrap}", name, lanes, [name])) as app:
+        await lanes.until(lambda: len(lanes.mine) == 3)
+        consumer: Any = app.consumer
+        assign = consumer.member._perform_assignment
+
+        async def forgetful(response: Any) -> Any:  # as after a broker that came back and did not know them yet
+            consumer._client.cluster._partitions.clear()
+            return await assign(response)
+
+        consumer.member._perform_assignment = forgetful
+        consumer.member.request_rejoin()
+        await lanes.until(lambda: len(lanes.assignments) == 2)
+        assert len(lanes.mine) == 3
+    await log.close()
+
+
+@pytest.mark.kafka
 async def test_a_produce_that_fails_says_so_and_the_next_one_works(kafka: Kafka, name: str) -> None:
     if not kafka.ours:
         pytest.skip("the broker is not ours to kill")
@@ -141,10 +168,26 @@ async def _refused(log: EmbeddedLog, lanes: Lanes, name: str, tmp_path: Path) ->
     await lanes.until(lambda: lanes.values(TP(name, 0)) == [b"v"])
 
 
+LONG_SEEDS = range(100, 120)
+REPORT = Path(__file__).parents[3] / "docs" / "drill-transport.json"
+
+
+@pytest.fixture(scope="module")
+def long_results() -> Iterator[list[dict[str, float]]]:
+    """Written to `docs/` when every seed of the long form has passed: the file that is committed with a release."""
+    results: list[dict[str, float]] = []
+    yield results
+    if len(results) == len(LONG_SEEDS):
+        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(), **VERSIONS}
+        REPORT.write_text(json.dumps({"command": "make drill", "machine": machine, "seeds": results}, indent=1) + "\n")
+
+
 @pytest.mark.kafka
 @pytest.mark.drill
-@pytest.mark.parametrize("seed", range(100, 120))
-async def test_the_long_form(seed: int, kafka: Kafka, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", LONG_SEEDS)
+async def test_a_rebalance_every_two_seconds_for_a_minute_under_load_loses_nothing(
+    seed: int, kafka: Kafka, name: str, tmp_path: Path, long_results: list[dict[str, float]]
+) -> None:
     result = await faults.run(
         seed,
         f"orderflow-kafka://{kafka.bootstrap}",
@@ -156,4 +199,4 @@ async def test_the_long_form(seed: int, kafka: Kafka, name: str, tmp_path: Path)
         per_second=20_000,
         broker=(lambda: _broker_dies(kafka)) if kafka.ours else None,
     )
-    print(result)
+    long_results.append(result)
