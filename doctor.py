@@ -11,6 +11,7 @@ from collections.abc import Mapping, MutableMapping
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import wire
 from connectors.store import LaneId, Store
@@ -197,7 +198,6 @@ def sockets() -> Finding:
 def show(findings: list[Finding]) -> None:
     table = Table(box=None, show_header=False)
     for finding in findings:
-        table.add_row(
-            "[green]ok[/]" if finding.ok else "[red]!![/]", finding.what, finding.says, f"[bold]{finding.do}[/]" if finding.do else ""
-        )
+        mark = Text("ok", "green") if finding.ok else Text("!!", "red")
+        table.add_row(mark, finding.what, Text(finding.says), Text(finding.do, "bold"))
     Console().print(table)

@@ -266,7 +266,7 @@ def calm_collector() -> None:
     """What was loaded stays: the collector need not look at it again (+17 % on the bare job)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000,50, 100)
+    gc.set_threshold(1_000_000,20, 100)
 
 
 async def stop_signal() -> None:
@@ -504,7 +504,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         apps.append(make_app(settings.group, address, w, w.offer, topics=topics, folder=folder, session_timeout_s=session))
         archiver: Archiver | None = None
         if settings.archive:
-            archiver = Archiver(Archive(folder / "archive"), log_, clock, crash)
+            archiver = Archiver(Archive(folder / "archive"), log_, clock, crash, lambda tp: reposition(apps[1], tp))
             group = f"{settings.group}-archive"
             apps.append(
                 make_app(

@@ -15,6 +15,7 @@ import structlog
 
 from connectors.archive import Archive
 from streams.clock import Clock
+from streams.driver import trim
 from streams.processor import Chunk
 from streams.transport import TP, Log
 
@@ -35,8 +36,17 @@ class Shelf:
 
 
 class Archiver:
-    def __init__(self, archive: Archive, log_: Log, clock: Clock, crash: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        log_: Log,
+        clock: Clock,
+        crash: Callable[[BaseException], None],
+        reposition: Callable[[TP], None] = lambda tp: None,
+    ) -> None:
+        """`reposition` asks the driver to read a partition again from where its shelf stands."""
         self._archive, self._log, self._clock, self._crash = archive, log_, clock, crash
+        self._reposition = reposition
         self._compacted = ""  # the day up to which small files were joined
         self._shelves: dict[TP, Shelf] = {}
         self._opening: dict[TP, asyncio.Task[None]] = {}
@@ -77,13 +87,21 @@ class Archiver:
 
     # --- called by the app's agents
     def offer(self, chunk: Chunk) -> None:
-        shelf = self._shelves.get(TP(chunk.topic, chunk.partition))
-        if shelf is None or chunk.first != shelf.next:
+        tp = TP(chunk.topic, chunk.partition)
+        shelf = self._shelves.get(tp)
+        if shelf is None:
+            return
+        try:
+            ours = trim(chunk, shelf.next)
+        except LookupError:  # something before it was dropped: read again from where the shelf stands
+            self._reposition(tp)
+            return
+        if ours is None:
             return
         if not shelf.records:
             shelf.since = asyncio.get_running_loop().time()
-        shelf.records.extend(chunk.records)
-        shelf.next = chunk.next
+        shelf.records.extend(ours.records)
+        shelf.next = ours.next
 
     async def close(self) -> None:
         if self._keeper is not None:

@@ -334,7 +334,7 @@ class Member(GroupCoordinator):
         for _ in range(KNOW_TRIES):
             topics = self._subscription.topics
             unknown = [topic for topic in topics if not self._cluster.partitions_for_topic(topic)]
-            if True:
+            if not unknown:
                 return await super()._perform_assignment(response)
             await self._client.set_topics(topics)
             await self._client.force_metadata_update()

@@ -163,8 +163,10 @@ def role(name: str, folder: Path, weights: Path, *address: str) -> dict[str, Any
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, Any])
 
 
-async def test_a_killed_actor_is_replaced_by_the_rules_at_once_and_comes_back(ray_cluster: LocalRay, weights: Path) -> None:
-    """The deadline is out of reach, so whoever answers by the rules was told of the death."""
+async def test_a_killed_actor_is_replaced_by_the_rules_at_once_and_comes_back(
+    ray_cluster: LocalRay, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The deadline is out of reach, so whoever answers by the rules was told of the death: by the kernel, not a second later by Ray."""
     async with pool_of(ray_cluster, weights) as pool:
         first = await pid_of(pool)
         os.kill(first, signal.SIGSTOP)  # so that calls are certainly under way
@@ -175,6 +177,7 @@ async def test_a_killed_actor_is_replaced_by_the_rules_at_once_and_comes_back(ra
             assert scores.fallback
             assert scores.version == "rules-1"
             assert len(scores.fraud) == 256
+        assert [record.why for record in caplog.records if getattr(record, "event", "") == "scorer_lost"] == ["died"] * 4
         assert (await pool.score(rows(2))).fallback
         assert pool.health()["scorer"] == "rules"
         assert not (await until_model(pool)).fallback

@@ -14,12 +14,13 @@ from streams.transport import TP
 from tests.streams.toy import MemoryLog, chunk
 
 FACTS = TP("facts", 0)
+repositioned: list[TP] = []
 DAY = 86_400_000
 
 
 async def opened(folder: Path, log: MemoryLog, clock: VirtualClock | None = None) -> tuple[Archiver, list[BaseException]]:
     crashes: list[BaseException] = []
-    archiver = Archiver(Archive(folder), log, clock or VirtualClock(DAY), crashes.append)
+    archiver = Archiver(Archive(folder), log, clock or VirtualClock(DAY), crashes.append, repositioned.append)
     archiver.assigned(frozenset({FACTS}))
     async with asyncio.timeout(5):
         while archiver.position(FACTS) is None and not crashes:
@@ -38,7 +39,9 @@ async def test_each_record_is_archived_once_over_a_restart_and_can_be_read_with_
     await first.close()
     second, _ = await opened(tmp_path, log)
     assert second.position(FACTS) == 5
-    second.offer(chunk(5, b"x", b"x", b"x", b"x"))
+    second.offer(chunk(7, b"x", b"x"))  # 5 and 6 are missing
+    assert repositioned == [FACTS]
+    second.offer(chunk(4, b"x", b"x", b"x", b"x", b"x"))
     await second.close()
     rows = duckdb.sql(f'SELECT "offset" FROM ({Archive(tmp_path).sql("facts")}) ORDER BY 1').fetchall()
     assert [offset for (offset,) in rows] == list(range(9))

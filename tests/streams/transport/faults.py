@@ -24,6 +24,7 @@ class Fleet:
     def __init__(self, url: str, group: str, folder: Path, topics: list[str], session_timeout_s: float = 1.0) -> None:
         self.store = folder / "store.sqlite"
         self.running: list[subprocess.Popen[str]] = []
+        self._ready: set[subprocess.Popen[str]] = set()
         self._args = [sys.executable, str(WORKER), url, group, str(self.store), str(session_timeout_s), *topics]
         self._errors = (folder / "workers.log").open("ab")
         self._folder = folder
@@ -36,6 +37,7 @@ class Fleet:
     async def started(self, worker: subprocess.Popen[str]) -> None:
         assert worker.stdout is not None
         line = await asyncio.to_thread(worker.stdout.readline)
+        self._ready.add(worker)
         assert line == "started\n", (self._folder / "workers.log").read_text()[-4000:]
 
     def signal(self, worker: subprocess.Popen[str], number: int) -> None:
@@ -45,9 +47,10 @@ class Fleet:
         self.running.remove(worker)
         worker.send_signal(number)
         code = await asyncio.to_thread(worker.wait, 40)
-        if worker.stdout is not None:
-            worker.stdout.close()
-        return code
+        assert worker.stdout is not None
+        running = worker in self._ready or "started" in worker.stdout.read()
+        worker.stdout.close()
+        return 0 if code == -signal.SIGTERM and not running else code  # asked to end before it had begun to listen
 
     async def close(self) -> None:
         for worker in list(self.running):

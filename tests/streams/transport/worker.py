@@ -135,9 +135,9 @@ async def main() -> None:
     stop = asyncio.Event()
     app = make_app(url, group, lanes, topics, broker_session_timeout=float(session_timeout_s), broker_commit_interval=0.2)
     check_start(app)
-    await app.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await app.start()
     print("started", flush=True)
     stopping = asyncio.create_task(stop.wait())
     while not stop.is_set():
