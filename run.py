@@ -169,13 +169,14 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 @main.command(epilog="Example: run.py train --out weights")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the new weights.")
+@click.option("--mature-days", default=45, show_default=True, type=click.IntRange(0), help="Orders younger than this teach nothing: their disputes may still come.")
 @json_option
 @click.pass_context
-def train(context: click.Context, out: Path, as_json: bool) -> None:
+def train(context: click.Context, out: Path, mature_days: int, as_json: bool) -> None:
     """Train a model on the archive. It serves only when `model.weights` names it."""
     import wire
 
-    result = wire.train(_settings(context), out, lambda word: click.echo(word, err=True))
+    result = wire.train(_settings(context), out, mature_days, lambda word: click.echo(word, err=True))
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
 
 

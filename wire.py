@@ -266,7 +266,7 @@ def calm_collector() -> None:
     """What was loaded stays: the collector need not look at it again (+17 % on the bare job)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(1_000_000,20, 100)
+    gc.set_threshold(250_000, 20, 100)
 
 
 async def stop_signal() -> None:
@@ -982,7 +982,7 @@ async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     return [*(lines or [f"nothing has been observed on {channel} yet"]), *([f"messages so far: {', '.join(told)}"] if told else [])]
 
 
-def train(settings: Settings, out: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+def train(settings: Settings, out: Path, mature_days: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """New weights from the facts in the archive, in the order in which each partition received them."""
     from connectors.archive import Archive
     from model.train import TrainingRefused, train_from_archive
@@ -992,7 +992,7 @@ def train(settings: Settings, out: Path, tell: Callable[[str], None]) -> dict[st
     if not parts:
         raise Failed(f"there is no archive in {settings.folder}: run a worker with `archive: true` first")
     try:
-        made = train_from_archive(_archived_facts(parts), out, created_from=f"archive of {settings.shop}", tell=tell)
+        made = train_from_archive(_archived_facts(parts), out, created_from=f"archive of {settings.shop}", mature_ms=mature_days * 86_400_000, tell=tell)
     except TrainingRefused as error:
         raise Failed(str(error)) from None
     return {"version": made.version, "rows": made.rows, "metrics": made.metrics, "promoted": made.promoted}

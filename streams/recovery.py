@@ -69,7 +69,7 @@ async def rebuild(
     partitions = 0 if processor.stateless else len(bounds)
     archived = await _archived(archive, topic, partition)
     if archived > end:
-        raise LogMismatch(f"{topic}.{partition}: the archive holds {archived} records, the log only {end}: it is the log that is another one")
+        raise LogMismatch(f"{topic}.{partition}: the archive ends at {archived}, the log at {end}: it is the log that is another one")
     position, until = (first, min(first, archived)) if processor.stateless else (end, end)
     ids = await log.topic_ids([topic])
     held = await store.acquire(lane)

@@ -28,15 +28,15 @@ from streams.dispatch import Modes
 from streams.orders import OrdersProcessor
 from streams.recovery import rebuild, refold
 from tests.orders.lives import LAMP, ORDER, SHADE, T0, cancel, captured, hold, packed, placed, release, reserved
-from tests.streams.toy import MemoryLog
 from tests.streams.town import Killed, Opinion, Provider, Town
+from tests.streams.toy import MemoryLog
 
 LIVE = Modes(channels={"email": "live", "webhook": "live", "stock": "live", "references": "live"})
 MINUTE, DAY = 60_000, 86_400_000
 PICK, LABEL = "warehouse.pick in_progress main", "carrier.label packed P1"
 UNDO = ("payment.refund cancelled pi_1", "carrier.void cancelled P1")
 
-Life = tuple[tuple[str, ...], tuple[tuple[Fact, ...], ...]]
+Life = tuple[tuple[str, ...], tuple[tuple[Fact, ...], ...]]  # milestones told by e-mail, and what is reported, turn by turn
 
 
 def answered(line: Any) -> Fact:
@@ -45,8 +45,11 @@ def answered(line: Any) -> Fact:
 
 
 STOCK = (answered(LAMP), answered(SHADE))
-LIVES: dict[str, Life] = {  # milestones that are told by e-mail, and what is reported, turn by turn
-    "labelled, then cancelled": (("order_placed",), ((placed(), captured()), STOCK, (packed(at=T0 + 3 * MINUTE),), (cancel(at=T0 + 4 * MINUTE),))),
+LIVES: dict[str, Life] = {
+    "labelled, then cancelled": (
+        ("order_placed",),
+        ((placed(), captured()), STOCK, (packed(at=T0 + 3 * MINUTE),), (cancel(at=T0 + 4 * MINUTE),)),
+    ),
     "held, picked, cancelled": (
         ("cancelled",),
         ((placed(), captured(), hold()), STOCK, (release("h1", at=T0 + 3 * MINUTE),), (cancel(at=T0 + 4 * MINUTE),)),
@@ -86,11 +89,16 @@ OTHERS = (Opinion(0.95, 0.0), Opinion(0.05, 0.9))  # one declines what was appro
 
 
 def town(
-    store: Store, told: tuple[str, ...], model: Opinion = MODEL, email: str = "neither", failpoint: Callable[[str], None] = lambda step: None
+    store: Store,
+    told: tuple[str, ...],
+    model: Opinion = MODEL,
+    email: str = "neither",
+    failpoint: Callable[[str], None] = lambda step: None,
 ) -> Town:
     clock = VirtualClock(T0 + 5 * MINUTE)
     providers = {"email": Provider(email, failpoint), "webhook": Provider("keyed", failpoint)}
-    return Town(store, MemoryLog(now=clock.now), clock, processors(told, email), providers, LIVE, model, failpoint=failpoint)
+    log: Any = MemoryLog(now=clock.now)
+    return Town(store, log, clock, processors(told, email), providers, LIVE, model, failpoint=failpoint)
 
 
 def memory(town: Town) -> MemoryLog:
@@ -142,7 +150,7 @@ class Recording:
 
 
 async def dumped(store: Store) -> dict[bytes, bytes]:
-    keys = await store._client.keys("{*")
+    keys: list[Any] = await store._client.keys("{*")
     batch = store._client.pipeline()
     for key in keys:
         batch.dump(key)
@@ -177,7 +185,7 @@ async def recorded(store: Store, life: Life) -> tuple[Town, list[Moment]]:
 
 async def recover(its: Town, open_: bool = True) -> None:
     """`run.py recover`, then `--open`."""
-    for topic, make in its.processors.items():
+    for make in its.processors.values():
         await rebuild(LaneId(make().name, 0, 0), make(), store=its.store, log=its.log, archive=None, clock=its.clock)
     if open_:
         await its.store.set_sends(its.ids, True)
@@ -285,7 +293,7 @@ async def test_a_server_restarted_on_an_older_folder_at_three_boundaries(tmp_pat
             await server.start()
             twin = town(store, life[0], OTHERS[n % 2])
             twin.clock.move_to(its.clock.now())
-            twin.log = memory(its)
+            twin.log = its.log
             twin.providers = its.providers
             then = Moment({}, {}, {}, 0, len(life[1]))
             assert await go_on(twin, life, then), "a store that went back was not noticed"
@@ -359,4 +367,3 @@ async def test_killed_at_any_step_the_end_is_that_of_the_clean_run(hasty: Store,
         for topic, make in its.processors.items():
             lane = LaneId(make().name, 0, 0)
             assert await refold(lane, make(), its.log) == {key: blob async for key, blob in hasty.states(lane)}, f"{step} {nth} {topic}"
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -84,11 +84,11 @@ class World:
 
 
 @pytest.fixture
-async def world(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(store: Store, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(worker_module, "STOLEN_WAIT_S", 0.05)
     monkeypatch.setattr(worker_module, "RETRY_S", 0.01)
     await store.place(LANE, 0, "id-facts", sends=True)
-    yield World(store)
+    return World(store)
 
 
 async def until(true: Callable[[], Any]) -> None:
@@ -299,7 +299,7 @@ async def test_a_store_put_back_under_a_running_worker_stops_the_partition(world
     for key in await world.store._client.keys("{*"):
         await world.store._client.delete(key)
     for key, blob in keys.items():
-        await world.store._client.restore(key, 0, blob)
+        await world.store._client.restore(key, 0, blob or b"")
     await world.facts(b"x")
     await world.feed(worker)
     await until(lambda: worker.stopped)

@@ -166,8 +166,8 @@ class Town:
             if due > last:
                 return
             self.clock.move_to(due)
-        due = {str(lane.id): (at - self.clock.now(), lane._head.take(at, 3)) for lane in self.lanes.values() if (at := lane._head.first())}
-        raise AssertionError(f"it does not come to rest: {due}")
+        busy = {str(lane.id): (at - self.clock.now(), lane._head.take(at, 3)) for lane in self.lanes.values() if (at := lane._head.first())}
+        raise AssertionError(f"it does not come to rest: {busy}")
 
     async def report(self, topic: str, *records: tuple[str, bytes]) -> None:
         await self.log.append(topic, [(key.encode(), value) for key, value in records])

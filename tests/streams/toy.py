@@ -20,7 +20,10 @@ class Toy:
     topic = "facts"
     stateless = False
     encode = staticmethod(msgspec.msgpack.Encoder().encode)
-    decode = staticmethod(msgspec.msgpack.decode)
+
+    @staticmethod
+    def decode(blob: bytes) -> Any:
+        return msgspec.msgpack.decode(blob)
 
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
         new: dict[str, Any] = {}
