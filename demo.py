@@ -139,8 +139,10 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def installation(folder: Path, port: int, options: Options, environ: Mapping[str, str]) -> AsyncIterator[tuple[Settings, Store, Log]]:
-    """Stand-ins, store, log, worker and gateway, until the block ends."""
+async def installation(
+    folder: Path, port: int, options: Options, environ: Mapping[str, str], stopping: asyncio.Future[Any]
+) -> AsyncIterator[tuple[Settings, Store, Log]]:
+    """Stand-ins, store, log, worker and gateway, until the block ends; given up in mid-start when `stopping` is done."""
     ports_file = folder / "stand_ins.json"
     ports_file.unlink(missing_ok=True)
     (folder / "stats.json").unlink(missing_ok=True)
@@ -151,7 +153,7 @@ async def installation(folder: Path, port: int, options: Options, environ: Mappi
             "stand-ins", None, environment, "--folder", str(folder), "--seed", str(options.seed), misbehave, stderr=roles_log
         )
         try:
-            await _until(ports_file.exists, "the stand-ins", lambda: stand_ins.returncode is not None, folder)
+            await _until(ports_file.exists, "the stand-ins", lambda: stand_ins.returncode is not None or stopping.done(), folder)
             config = configuration(folder, port, json.loads(ports_file.read_text()))
             settings = settings_module.load(config)
             async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
@@ -160,7 +162,7 @@ async def installation(folder: Path, port: int, options: Options, environ: Mappi
                 running: dict[str, asyncio.subprocess.Process] = {}
                 kept = [asyncio.create_task(wire.keep(name, config, environment, running, roles_log)) for name in ("worker", "gateway")]
                 try:
-                    given_up = partial(_any_done, kept)
+                    given_up = partial(_any_done, [*kept, stopping])
                     await _until(partial(_ready, folder / "stats.json"), "the worker", given_up, folder)
                     async with httpx.AsyncClient(trust_env=False) as client:
                         await _until(partial(_healthy, client, port), "the gateway", given_up, folder)
@@ -185,7 +187,7 @@ async def _until(true: Callable[[], bool | Awaitable[bool]], what: str, given_up
     raise wire.Failed(f"{what} did not come up; the last it said:\n" + "\n".join(tail))
 
 
-def _any_done(tasks: list[asyncio.Task[int]]) -> bool:
+def _any_done(tasks: list[asyncio.Future[Any]]) -> bool:
     return any(task.done() for task in tasks)
 
 
@@ -283,16 +285,16 @@ async def run(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
         screen = Console(stderr=True)
         memory = Path(folder / "demo.json")
         first = json.loads(memory.read_text())["next"] if memory.exists() else 0
+        stopping = await wire.heard(wire.stop_signal)
         with screen.status("starting store, log, Ray, worker and gateway") if options.console else contextlib.nullcontext():
             stack = contextlib.AsyncExitStack()
-            settings, store, log = await stack.enter_async_context(installation(folder, port, options, environ))
+            settings, store, log = await stack.enter_async_context(installation(folder, port, options, environ, stopping))
         async with stack:
             shop = FakeShop.demo(options.seed, options.orders, options.seconds, WallClock().now())
             shop.start_ms -= first * shop.interval_ms
             memory.write_text(json.dumps({"next": first + options.orders}))
             feed = Feed(shop, options.orders, first, url, log, options.faults)
-            result = await _watch(feed, settings, store, log, url, screen if options.console else None, options.stay)
-        return result
+            return await _watch(feed, settings, store, log, url, screen if options.console else None, options.stay, stopping)
 
 
 @contextlib.contextmanager
@@ -305,10 +307,11 @@ def _folder(data: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-async def _watch(feed: Feed, settings: Settings, store: Store, log: Log, url: str, screen: Console | None, stay: bool) -> dict[str, Any]:
+async def _watch(
+    feed: Feed, settings: Settings, store: Store, log: Log, url: str, screen: Console | None, stay: bool, stopping: asyncio.Future[Any]
+) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     feeding = asyncio.create_task(feed.run())
-    stopping = asyncio.ensure_future(wire.stop_signal())
     began, fed_at = loop.time(), 0.0
     before = await look(settings, store, log)
     picture, since, quiet = before, began, 0

@@ -41,12 +41,12 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> list[Fi
             store = await stack.enter_async_context(wire.store_of(settings))
             modes = (await wire.read_modes(store, settings)).channels
             found.append(Finding("store", True, f"answers, settings are right, ID {store.id[:8]}"))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             found.append(Finding("store", False, _says(error), "start it, or correct `store` in the configuration"))
         try:
             log = await stack.enter_async_context(wire.opened(wire.log_of(settings)))
             found += await _log(settings, log)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             found.append(
                 Finding("log", False, _says(error), "run.py init makes the embedded log; for Kafka check address, network and `log`")
             )

@@ -17,13 +17,14 @@ from weakref import WeakKeyDictionary
 from connectors.store import Store
 from metrics import Metrics
 from orders.effect import Claim, Outcome
-from streams.clock import WallClock
+from streams.clock import Clock
 from streams.dispatch import Dispatcher
 from streams.lane import Lane
 from streams.processor import Inputs, Processor, Result, Scores
 from streams.worker import Worker
 
 MODES = ("observe", "sandbox", "live", "stopped")
+STOPPED = {"rebuilding": "recovering"}  # every other reason for which a partition stops is a mismatch of what it needs to go on
 
 
 class Latencies:
@@ -37,7 +38,7 @@ class Latencies:
         self.count = 0
 
     def add(self, seconds: float, times: int = 1) -> None:
-        self.bins[int(math.log(max(seconds, self.LEAST_S)) / self.STEP)] += times
+        self.bins[math.floor(math.log(max(seconds, self.LEAST_S)) / self.STEP)] += times
         self.count += times
 
     def quantile(self, q: float) -> float:
@@ -53,7 +54,7 @@ class Latencies:
 class Meter:
     """Implements `streams.lane.Meters` and `streams.dispatch.SendMeters`. One per worker, used on its loop only."""
 
-    def __init__(self, metrics: Metrics, clock: WallClock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self.metrics, self.clock = metrics, clock
         self.latencies = Latencies()
         self.commit_seconds: Counter[str] = Counter()
@@ -70,8 +71,13 @@ class Meter:
             m.lane_chunk(name).observe(len(inputs.records))
         for row in result.parked:
             m.parked_records(row.reason).inc()
+            if name == "orders":
+                m.facts("parked").inc()
         if scores is not None:
+            role = "fallback" if scores.fallback else "champion"
             m.model_batch_size.observe(len(scores.fraud))
+            m.model_score_duration(role).observe(lane.score_s)
+            m.model_info(scores.version, role).set(1)
         if name == "orders" and inputs.records:
             self._arrived(inputs)
 
@@ -91,7 +97,8 @@ class Meter:
     def lost(self, lane: Lane, why: str) -> None:
         self.metrics.lane_losses(lane.id.processor, why).inc()
 
-    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None:
+    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome], seconds: float) -> None:
+        self.metrics.connector_request_duration(claims[0].channel).observe(seconds)
         for claim, outcome in zip(claims, outcomes, strict=True):
             self.metrics.connector_requests(claim.channel, outcome.kind).inc()
 
@@ -107,19 +114,22 @@ class Meter:
         now = self.clock.now()
         for tp, lane in worker.lanes.items():
             name = lane.id.processor
-            state = "mismatch" if tp in worker.stopped else "positioned" if lane.positioned else "unpositioned"
+            stopped = worker.stopped.get(tp)
+            state = STOPPED.get(stopped.reason, "mismatch") if stopped else "positioned" if lane.positioned else "unpositioned"
             standing[name, state] += 1
             stalls[name] = max(stalls.get(name, 0.0), lane.turn_s())
             lagging.add((tp.topic, str(tp.partition)))
             oldest = lane.oldest()
             m.consumer_lag(tp.topic, str(tp.partition)).set(max(0.0, (now - oldest) / 1000) if oldest else 0.0)
+            if not lane.room:
+                m.backpressure("inbox").inc()  # a second, as this look comes once in one
             self._count(lane.processor)
         for gone in self._lagging - lagging:  # another worker's now: our series must not stand still beside its
             m.consumer_lag.remove(*gone)
         self._lagging = lagging
         for name in {lane.id.processor for lane in worker.lanes.values()}:
             m.lane_stall(name).set(stalls.get(name, 0.0))
-            for state in ("positioned", "unpositioned", "mismatch"):
+            for state in ("positioned", "unpositioned", "recovering", "mismatch"):
                 m.partitions(name, state).set(standing[name, state])
         for channel in dispatcher.channels():
             mode = dispatcher.mode(channel)

@@ -119,11 +119,13 @@ PARKED = one_of(
     "unknown_reference",
     "ambiguous_reference",
     "template_missing_field",
+    "bad_field",
+    "unknown_template",
+    "header_injection",
     "processor_error",
 )
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
-SLOW = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -168,7 +170,7 @@ class Metrics:
             "lane_losses_total",
             "Lanes dropped and acquired again, by why.",
             processor=PROCESSOR,
-            reason=one_of("lane_lost", "store_went_back", "store_down", "log_mismatch", "processor_error", "stuck"),
+            reason=one_of("lane_lost", "store_went_back", "store_down", "log_mismatch", "state_version", "rebuilding", "processor_error"),
         )
         self.lane_stall = gauge(
             "lane_stall_seconds", "How long the oldest turn of any lane has been under way; 0 when none is.", processor=PROCESSOR
@@ -222,12 +224,6 @@ class Metrics:
             template=TEMPLATE,
             outcome=one_of("sent", "rejected", "retryable", "unknown", "render_error", "suppressed", "expired", "observed", "withdrawn"),
         )
-        self.notification_latency = histogram(
-            "notification_latency_seconds",
-            "From the milestone to the provider's acceptance.",
-            SLOW,
-            **{"channel": CHANNEL, "class": one_of("transactional", "alert", "feedback")},
-        )
         self.sender_queue = gauge("sender_queue_depth", "Claims handed to the sender and not yet answered.", channel=CHANNEL)
         self.sends_stopped = gauge(
             "sends_stopped", "1 while sending on this channel is stopped, by itself or by the global stop.", channel=CHANNEL
@@ -236,9 +232,6 @@ class Metrics:
         self.unknown_effects = gauge(
             "unknown_effects", "Effects of which nobody can tell whether they happened; not resent by themselves."
         )()
-        self.effect_duplicates = counter(
-            "effect_duplicates_total", "Second acceptances of one effect, where a stand-in can count them.", kind=CHANNEL
-        )
         self.connector_requests = counter(
             "connector_requests_total",
             "Calls to outside systems by outcome.",
@@ -248,7 +241,6 @@ class Metrics:
         self.connector_request_duration = histogram(
             "connector_request_duration_seconds", "One call to an outside system.", FAST, vendor=few(32)
         )
-        self.connector_circuit = gauge("connector_circuit_state", "Breaker: 0 closed, 1 half open, 2 open.", vendor=few(32))
 
         # --- what waits for a person
         self.parked_records = counter("parked_records_total", "Records that could not be read, by reason code.", reason=PARKED)

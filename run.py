@@ -169,7 +169,13 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 @main.command(epilog="Example: run.py train --out weights")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the new weights.")
-@click.option("--mature-days", default=45, show_default=True, type=click.IntRange(0), help="Orders younger than this teach nothing: their disputes may still come.")
+@click.option(
+    "--mature-days",
+    default=45,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Orders younger than this teach nothing: their disputes may still come.",
+)
 @json_option
 @click.pass_context
 def train(context: click.Context, out: Path, mature_days: int, as_json: bool) -> None:
@@ -180,7 +186,9 @@ def train(context: click.Context, out: Path, mature_days: int, as_json: bool) ->
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
 
 
-@main.group(epilog="Example: run.py parked list, then: run.py parked show ID > record, mend it, run.py parked replay ID --body record --by anna")
+@main.group(
+    epilog="Example: run.py parked list, then: run.py parked show ID > record, mend it, run.py parked replay ID --body record --by anna"
+)
 def parked() -> None:
     """Records that could not be read: list, show, replay, discard."""
 

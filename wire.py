@@ -21,9 +21,11 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
+from ipaddress import ip_address
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -64,6 +66,7 @@ CHANNELS = ("email", "sms", "push", "webhook")
 MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
 REPLICAS, IN_SYNC = 3, 2
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
+VERSION = "0.1.0"
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
 STEADY_S = 60.0  # one that ran for so long begins to count anew
@@ -106,7 +109,7 @@ def _without_exceptions(record: logging.LogRecord) -> bool:
 
 def _without_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     given = event.pop("exc_info", None)
-    error = given[1] if isinstance(given, tuple) else given
+    error = given[1] if isinstance(given, tuple) else sys.exception() if given is True else given
     if isinstance(error, BaseException):
         event["error"], event["where"] = _type_name(error), trail(error)
     event.pop("stack_info", None)
@@ -167,7 +170,9 @@ async def store_of(settings: Settings, start: bool = True) -> AsyncIterator[Stor
                 server = None
             where = url(folder)
     elif not settings.insecure and where.startswith("redis://") and not _loopback(where):
-        raise SettingsError(f"store: {where.split('@')[-1]} is not on this machine and not encrypted: use rediss://, or set `insecure: true`")
+        raise SettingsError(
+            f"store: {where.split('@')[-1]} is not on this machine and not encrypted: use rediss://, or set `insecure: true`"
+        )
     store = Store.from_url(where)
     try:
         await store.start()
@@ -179,8 +184,11 @@ async def store_of(settings: Settings, start: bool = True) -> AsyncIterator[Stor
 
 
 def _loopback(address: str) -> bool:
-    host = address.split("://", 1)[-1].split("@")[-1].split("/")[0].rsplit(":", 1)[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 decode_modes = msgspec.json.Decoder(Modes).decode
@@ -227,7 +235,9 @@ async def check_layout(settings: Settings, log_: Log) -> list[str]:
     counts = {topic: len(await log_.bounds(topic)) for topic in TOPICS}
     wrong = [f"{topic} has {count}" for topic, count in counts.items() if count != settings.layout.partitions]
     if wrong:
-        raise Failed(f"layout.partitions is {settings.layout.partitions}, but {', '.join(wrong)}: it is fixed at init, correct the configuration")
+        raise Failed(
+            f"layout.partitions is {settings.layout.partitions}, but {', '.join(wrong)}: it is fixed at init, correct the configuration"
+        )
     if settings.log == "embedded":
         return []
     from streams.kafka import KafkaLog
@@ -284,6 +294,13 @@ async def stop_signal() -> None:
     await asked.wait()
 
 
+async def heard(stop: Callable[[], Awaitable[None]]) -> asyncio.Future[Any]:
+    """Listens from now on, so that a signal in the middle of a start is not the end of the process but of its work."""
+    stopping = asyncio.ensure_future(stop())
+    await asyncio.sleep(0)
+    return stopping
+
+
 def data_folder(settings: Settings) -> Path:
     settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return settings.folder
@@ -299,9 +316,9 @@ FAILURES: dict[type[Exception], str] = {  # their texts are written for people; 
     ServerFailed: "",
     LogMismatch: "",
     LogTaken: "",
-    StoreDown: "start it (the embedded one comes with `run.py worker`), or correct `store` in the configuration; `run.py doctor` looks at everything",
+    StoreDown: "start it (the embedded one comes with `run.py worker`), or correct `store` in the configuration; see `run.py doctor`",
     LogDown: "start it, or correct `log` in the configuration; `run.py doctor` looks at everything",
-    OSError: "look at the rights and the free space of the folder that `data` names, or name another one; `run.py doctor` looks at everything",
+    OSError: "look at rights and free space of the folder that `data` names, or name another one; `run.py doctor` looks at everything",
 }
 
 
@@ -441,7 +458,9 @@ def renderer_of(settings: Settings, environment: Mapping[str, str]) -> Renderer:
     return Renderer(brand, WayBack([signing_key(settings, environment).encode()]))
 
 
-async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalRay | None, stop: Callable[[], Awaitable[None]] = stop_signal) -> int:
+async def worker(
+    settings: Settings, environment: Mapping[str, str], ray: LocalRay | None, stop: Callable[[], Awaitable[None]] = stop_signal
+) -> int:
     """The stream processors until SIGTERM; returns the exit code."""
     from actors.handles import LocalScorer, ScorerPool, SenderHandle
     from actors.sender import Sender
@@ -454,6 +473,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
     from web.health import Health, HealthServer
 
     clock, metrics = WallClock(), Metrics()
+    metrics.build_info(VERSION).set(1)
     meter = Meter(metrics, clock)
     folder = data_folder(settings)
     crashed: list[BaseException] = []
@@ -463,6 +483,7 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         crashed.append(error)
         ended.set()
 
+    stopping = await heard(stop)
     async with contextlib.AsyncExitStack() as stack:
         if ray is not None:
             stack.push_async_callback(asyncio.to_thread, ray.stop)
@@ -480,9 +501,10 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
         senders: dict[str, Any] = {}
         for channel, its in sender_settings(settings, environment).items():
             senders[channel] = SenderHandle(ray, channel, its) if ray is not None else Sender(channel, its)
+            stack.push_async_callback(senders[channel].close)  # before Ray goes: nobody then wonders where its actors are
             try:
                 await senders[channel].start()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the others go on; its claims wait in the schedule
                 log.error("channel cannot start", channel=channel, error=type(error).__name__)
         dispatcher = Dispatcher(senders, clock, await read_modes(store, settings), meter)
         apps: list[faust.App] = []
@@ -508,7 +530,14 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
             group = f"{settings.group}-archive"
             apps.append(
                 make_app(
-                    group, address, archiver, archiver.offer, topics=TOPICS, folder=folder, gather_s=ARCHIVE_GATHER_S, session_timeout_s=session
+                    group,
+                    address,
+                    archiver,
+                    archiver.offer,
+                    topics=TOPICS,
+                    folder=folder,
+                    gather_s=ARCHIVE_GATHER_S,
+                    session_timeout_s=session,
                 )
             )
         health = Health(
@@ -532,7 +561,6 @@ async def worker(settings: Settings, environment: Mapping[str, str], ray: LocalR
             await app.start()
         calm_collector()
         log.info("worker runs", port=server.port)
-        stopping = asyncio.ensure_future(stop())
         await asyncio.wait([stopping, asyncio.ensure_future(ended.wait()), *background], return_when=asyncio.FIRST_COMPLETED)
         crashed += [found for task in background if task.done() and (found := task.exception())]  # nobody looks at modes any more
         health.drain()
@@ -596,6 +624,7 @@ async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Sto
         if turn % 5 == 0:
             with contextlib.suppress(StoreDown, StoreRefused):
                 await meter.ask(store, w)
+            meter.metrics.log_bytes.set(sum(file.stat().st_size for file in (folder / "log").glob("*")))
         await asyncio.sleep(1.0)
 
 
@@ -606,6 +635,8 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     from web.store_reader import StoreReader
 
     clock, metrics = WallClock(), Metrics()
+    metrics.build_info(VERSION).set(1)
+    stopping = await heard(stop_signal)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(settings, start=False))
         log_ = await stack.enter_async_context(opened(log_of(settings)))
@@ -631,7 +662,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             server = WebServer(app, settings.http.host, settings.http.port, token=token)
             await server.start()
         log.info("gateway runs", port=server.port)
-        await stop_signal()
+        await stopping
         health.drain()
         await server.close()
     return 0
@@ -656,10 +687,10 @@ async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str
 
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
     """Gateway and worker as processes of their own, started again when they fail; until SIGTERM, or until one is given up."""
+    stopping = await heard(stop_signal)
     async with store_of(settings):
         running: dict[str, asyncio.subprocess.Process] = {}
         kept = [asyncio.create_task(keep(name, config, environment, running)) for name in ("worker", "gateway")]
-        stopping = asyncio.ensure_future(stop_signal())
         await asyncio.wait([stopping, *kept], return_when=asyncio.FIRST_COMPLETED)
         codes = [task.result() for task in kept if task.done()]
         for task in kept:
@@ -800,7 +831,10 @@ async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[
     async with store_of(settings) as store:
         found = await store.parked_list([*lanes(settings), *await source_lanes(settings)], reason, limit)
     rows = [(name, decode_parked(row)) for _, name, row in found]
-    return [{"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value)} for name, r in sorted(rows, key=lambda x: -x[1].at)]
+    return [
+        {"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value)}
+        for name, r in sorted(rows, key=lambda x: -x[1].at)
+    ]
 
 
 async def parked_show(settings: Settings, record: str) -> tuple[Parked, bytes]:
@@ -992,7 +1026,9 @@ def train(settings: Settings, out: Path, mature_days: int, tell: Callable[[str],
     if not parts:
         raise Failed(f"there is no archive in {settings.folder}: run a worker with `archive: true` first")
     try:
-        made = train_from_archive(_archived_facts(parts), out, created_from=f"archive of {settings.shop}", mature_ms=mature_days * 86_400_000, tell=tell)
+        made = train_from_archive(
+            _archived_facts(parts), out, created_from=f"archive of {settings.shop}", mature_ms=mature_days * 86_400_000, tell=tell
+        )
     except TrainingRefused as error:
         raise Failed(str(error)) from None
     return {"version": made.version, "rows": made.rows, "metrics": made.metrics, "promoted": made.promoted}

@@ -11,7 +11,17 @@ from typing import NamedTuple
 import msgspec
 
 from orders.fact import AnyFact, Fact
-from orders.request import AnyCustomer, AnyReference, AnyStock, FactWaiting, MessageBlocked, MessageFreed, MessageRequested, ReferenceLinked, StockLevelReported
+from orders.request import (
+    AnyCustomer,
+    AnyReference,
+    AnyStock,
+    FactWaiting,
+    MessageBlocked,
+    MessageFreed,
+    MessageRequested,
+    ReferenceLinked,
+    StockLevelReported,
+)
 
 
 class Routed(NamedTuple):
@@ -79,7 +89,7 @@ def _route(row: bytes, index: int) -> Routed:
         thing = _decode(row)
     except _DECODING as error:
         reason = "schema" if isinstance(error, msgspec.ValidationError) else "malformed"
-        raise Unreadable(reason, f"row {index + 1}: {_place(error)}") from None
+        raise Unreadable(reason, f"row {index + 1}: {error}") from None
     if isinstance(thing, _LANES_ONLY):
         raise Unreadable("schema", f"row {index + 1}: $.type")
     if isinstance(thing, Fact):
@@ -89,5 +99,5 @@ def _route(row: bytes, index: int) -> Routed:
     if isinstance(thing, (ReferenceLinked, FactWaiting)):
         return Routed("references", f"{thing.kind}:{thing.value}", row)
     if isinstance(thing, StockLevelReported) or hasattr(thing, "sku"):
-        return Routed("stock", f"{thing.sku}@{thing.location}", row)  # type: ignore[union-attr]  # every AnyStock has both
+        return Routed("stock", f"{thing.sku}@{thing.location}", row)
     return Routed("customers", thing.customer, row)

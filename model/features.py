@@ -93,6 +93,7 @@ REASON_OF = tuple(_REASONS.get(name, ("", ""))[0] for name in NAMES)  # by colum
 REASONS = tuple(code for code, _ in _REASONS.values())
 WORDS = dict(_REASONS.values())
 SIGNALS = ("avs_mismatch", "cvc_mismatch", "ship_bill_mismatch", "velocity", "ip_far", "disposable_email", "new_device")
+NO_SIGNALS = (0.0,) * len(SIGNALS)
 SCHEMA_HASH = sha256(
     repr([(feature.name, feature.unit, feature.low, feature.high, feature.scale, feature.rises) for feature in FEATURES]).encode()
 ).hexdigest()[:16]
@@ -116,7 +117,7 @@ def features(view: View) -> tuple[float, ...]:
         if parcel.eta_until > eta:
             eta = parcel.eta_until
     shipped = view.shipped_at
-    signal = placed.signals.get
+    signals = placed.signals
     return (
         total,
         total * _MAJOR.get(view.currency, 0.01),
@@ -128,13 +129,7 @@ def features(view: View) -> tuple[float, ...]:
         at % DAY_MS // HOUR_MS,
         at // DAY_MS % 7,
         promise / DAY_MS,
-        signal("avs_mismatch", 0.0),
-        signal("cvc_mismatch", 0.0),
-        signal("ship_bill_mismatch", 0.0),
-        signal("velocity", 0.0),
-        signal("ip_far", 0.0),
-        signal("disposable_email", 0.0),
-        signal("new_device", 0.0),
+        *([signals.get(name, 0.0) for name in SIGNALS] if signals else NO_SIGNALS),
         view.failures,
         view.paid / total if total > 0 else 0.0,
         parcels,

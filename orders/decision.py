@@ -23,14 +23,12 @@ from orders.fact import (
 
 if TYPE_CHECKING:
     from orders.policy import Policy
-    from orders.state import Order
-    from orders.view import View
 
 APPROVE, REVIEW, DECLINE = "approve", "review", "decline"
 SHARE = 10_000  # probabilities are kept in hundredths of a percent, so that they are stable and short
 
-# What matters to a decision: a fact of one of these kinds, or another variant of one, makes the order scored again.
-# Everything `model.features` reads from a view comes from these kinds.
+# What matters to a decision: after a fact of one of these kinds, or another variant of one, the order is laid out for the model
+# again, and scored if that reads otherwise. Everything `model.features` reads from a view comes from these kinds.
 MATTERS = (
     OrderPlaced,
     AddressCorrected,
@@ -52,7 +50,7 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at: int  # ms, by the lane's clock
     verdict: str  # "approve" | "review" | "decline"
     by: str  # "model" | "fallback"; a person's verdict is a fact
-    knew: bytes  # digest of the facts it knew
+    knew: bytes  # digest of what the model was told of the order
     since: int  # ms: since when this verdict has stood without another between
     fraud: int = 0  # probability, 1/10,000
     late: int = 0  # probability, 1/10,000
@@ -76,16 +74,9 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     fallback: bool
 
 
-def knowledge(view: View) -> bytes:
-    """Digest of the winning variants of all facts that matter to a decision; equal for equal knowledge, however it came."""
-    return blake2b(encode_compact(view.known), digest_size=8).digest()
-
-
-def needs_score(order: Order, view: View) -> bool:
-    """Whether the decision in force does not know everything. An order that was not placed yet cannot be scored."""
-    if view.placed is None or order.remnant is not None:
-        return False
-    return order.decision is None or order.decision.knew != knowledge(view)
+def knowledge(row: bytes) -> bytes:
+    """Digest of all that a model is told of an order, its row of features; equal for equal knowledge, however it came."""
+    return blake2b(row, digest_size=8).digest()
 
 
 def verdict_of(fraud: int, policy: Policy) -> str:

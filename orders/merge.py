@@ -146,10 +146,9 @@ def earliest(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
     """The union, each with its earlier time."""
     if not a or not b:
         return a or b
-    united = dict(a)
-    for name, at in b.items():
-        if at < united.get(name, at + 1):
-            united[name] = at
+    united = a | b
+    for name in a.keys() & b.keys():
+        united[name] = min(a[name], b[name])
     return united
 
 

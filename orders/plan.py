@@ -133,9 +133,9 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
     # parcels
     if view.parcels:
         _parcels(view, order, policy, out, going, now)
-    if placed.promised and not view.all_delivered and not cancelled and not past and not view.all_returned:
-        if "delay" in fired or _rings(out, "delay", placed.promised, now):
-            effects.extend(say.delay)
+    open_ = not view.all_delivered and not cancelled and not past and not view.all_returned
+    if placed.promised and open_ and ("delay" in fired or _rings(out, "delay", placed.promised, now)):
+        effects.extend(say.delay)
 
     # undoing
     if cancelled and not past:
@@ -182,9 +182,9 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool,
             effects.append(f"{LABEL} {id}")
     if view.all_delivered and all(p.delivered_live for p in view.parcels.values()):
         effects.extend(say.delivered)
-        if not view.returned_at and not view.refunded and not view.disputed and not past:
-            if "feedback" in fired or _rings(out, "feedback", view.delivered_at + policy.feedback_after_ms, now):
-                effects.extend(say.feedback)
+        content = not view.returned_at and not view.refunded and not view.disputed and not past
+        if content and ("feedback" in fired or _rings(out, "feedback", view.delivered_at + policy.feedback_after_ms, now)):
+            effects.extend(say.feedback)
 
 
 def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:

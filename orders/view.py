@@ -15,7 +15,7 @@ import msgspec
 from orders import fact as facts
 from orders.address import missing_fields
 from orders.compact import TWINS, CompactPerson, whole_person
-from orders.decision import APPROVE, DECLINE, MATTERS, REVIEW, Decision
+from orders.decision import APPROVE, DECLINE, REVIEW, Decision
 from orders.fact import AT_MAX, AT_MIN, Fact, Line, OrderPlaced, Person, Quantity, Tracking
 from orders.state import Key, Order, contradictory
 from orders.status import Status, status_of
@@ -74,7 +74,7 @@ class View(msgspec.Struct, gc=False):
     total: int = 0
     lines: tuple[Line, ...] = ()
     cancelled_lines: Mapping[str, int] = EMPTY  # line -> quantity that is not wanted any more
-    address_missing: tuple[str, ...] = ()  # fields that the country needs: "postcode", "country", ...
+    address_missing: tuple[str, ...] = ()  # fields that the country needs: "postcode", "country", ...; not asked once something shipped
     first_at: int = 0  # when the first and the latest known fact happened
     last_at: int = 0
 
@@ -152,7 +152,6 @@ class View(msgspec.Struct, gc=False):
     retracted: Set[Key] = NO_KEYS  # natural keys that never were about this order
 
     # other
-    known: Sequence[Fact] = ()  # the winning facts that matter to a decision, oldest first
     notes: int = 0
     feedback: int | None = None  # the latest score given
     status: Status = Status.ANNOUNCED
@@ -364,8 +363,8 @@ def _more(so_far: Mapping[str, int], lines: tuple[Quantity, ...]) -> dict[str, i
     return sums
 
 
-HANDLERS: dict[type[Fact], tuple[_Handler, bool]] = {  # and whether the kind matters to a decision
-    TWINS[kind]: (handler, kind in MATTERS)
+HANDLERS: dict[type[Fact], _Handler] = {
+    TWINS[kind]: handler
     for kind, handler in (
         (facts.OrderPlaced, _placed),
         (facts.AddressCorrected, _address),
@@ -409,27 +408,23 @@ def derive(order: Order) -> View:
     """The part of a view that follows from facts alone; `conclude` completes it."""
     v = View(order.id)
     persons = order.persons
-    gone = v.retracted = _retractions(order) if order.retracts else NO_KEYS
+    gone = NO_KEYS
+    if order.retracts:
+        gone = v.retracted = _retractions(order)
     handlers = HANDLERS
-    known: list[Fact] = []
-    v.known = known
+    first = last = 0
     for key, variants in order.facts.items():
         fact = variants[0]
         at = fact.at
-        if at < AT_MIN or at >= AT_MAX or key in gone:
+        if at < AT_MIN or at >= AT_MAX or (gone and key in gone):
             continue
-        if not v.first_at:
-            v.first_at = at
-        v.last_at = at
+        first = first or at
+        last = at
         if len(variants) > 1 and contradictory(variants):
             v.contradictions = (*v.contradictions, key)
-        handler, matters = handlers[type(fact)]
-        if matters:
-            known.append(fact)
-        handler(v, fact, persons)
+        handlers[type(fact)](v, fact, persons)
+    v.first_at, v.last_at = first, last
     placed = v.placed
-    if placed is not None and "address" not in placed.not_applicable:
-        v.address_missing = missing_fields(v.said_of.address)
     if placed is not None or v.payments or v.refunds or v.statement is not None:
         _money(v)
     if v.disputes or v.disputes_closed:
@@ -441,6 +436,8 @@ def derive(order: Order) -> View:
         v.answered = {**v.answered, **v.messages}
     if v.parcels:
         _parcels(v)
+    if placed is not None and not v.shipped_at and "address" not in placed.not_applicable:
+        v.address_missing = missing_fields(v.said_of.address)
     if v.returned_lines and not v.all_returned:
         v.all_returned = bool(v.lines) and all(v.returned_lines.get(x.line, 0) >= wanted(v, x) for x in v.lines)
     if v.parked_ids:

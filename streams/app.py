@@ -35,7 +35,7 @@ def make_app(
     `gather_s`: the app is in no hurry, records may wait so long for others; each hand-over costs, however few they are.
     """
     app = faust.App(group, broker=log_url, **(worker_conf(**conf) | {"datadir": str(folder / f"faust-{group}")}))
-    app.assignments, app.gather_s = assignments, gather_s
+    vars(app).update(assignments=assignments, gather_s=gather_s)  # where our consumer finds them
     for topic in topics:
         _move(app, topic, offer)
     check_start(app)

@@ -28,7 +28,6 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = 0
     stop: str = ""  # why nothing is sent at all; "" means sending is allowed
-    recovering: bool = False  # a store was rebuilt; `run.py recover --open` ends it
     default: str = "observe"
     channels: dict[str, str] = {}  # channel -> "observe" | "sandbox" | "live" | "stopped"
 
@@ -39,7 +38,8 @@ class Sender(Protocol):
 
 
 class SendMeters(Protocol):
-    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None: ...
+    def sent(self, claims: Sequence[Claim], outcomes: Sequence[Outcome], seconds: float) -> None:
+        """What became of one batch of a channel, and how long that took."""
 
     def in_flight(self, channel: str, count: int) -> None: ...
 
@@ -65,7 +65,7 @@ class Dispatcher:
 
     def mode(self, channel: str) -> str:
         mode = self.modes.channels.get(channel, self.modes.default)
-        if mode in ("live", "sandbox") and (self._closing or self.modes.stop or self.modes.recovering):
+        if mode in ("live", "sandbox") and (self._closing or self.modes.stop):
             return "stopped"  # what is observed stays observed: it must not lie open until the stop ends
         return mode
 
@@ -121,6 +121,7 @@ class Dispatcher:
         claims = [claim for _, claim in batch]
         if self._meters:
             self._meters.in_flight(channel, self._in_flight.get(channel, 0))
+        began = asyncio.get_running_loop().time()
         try:
             if self.mode(channel) == "stopped":  # stopped between the claim and the log's word that it has it
                 outcomes = self._none_made(claims)
@@ -132,7 +133,7 @@ class Dispatcher:
         finally:
             self.give([channel] * len(claims))
         if self._meters:
-            self._meters.sent(claims, outcomes)
+            self._meters.sent(claims, outcomes, asyncio.get_running_loop().time() - began)
             self._meters.in_flight(channel, self._in_flight.get(channel, 0))
         by_lane: dict[Lane, list[Outcome]] = {}
         for (lane, _), outcome in zip(batch, outcomes, strict=True):

@@ -236,6 +236,7 @@ class Lane:
         self.positioned = False  # the driver may read at `position`
         self.turn_began: float | None = None  # loop time; the watchdog looks at it
         self.stages = dict.fromkeys(STAGES, 0.0)  # seconds spent so far
+        self.score_s = 0.0  # of the latest call to the scorer
         self._store, self._publisher, self._clock = store, publisher, clock
         self._channels, self._dispatch, self._scorer = channels, dispatch, scorer
         self._reposition, self._failpoint = reposition, failpoint
@@ -451,7 +452,8 @@ class Lane:
         if asked.questions is None or self._scorer is None:
             return asked, None
         scores = await self._scorer.score(asked.questions.rows)
-        stages["score"] += time() - done
+        self.score_s = time() - done
+        stages["score"] += self.score_s
         return asked, scores
 
     async def _states(self, inputs: Inputs) -> tuple[dict[str, Any], list[str]]:

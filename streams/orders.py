@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from struct import pack
 from typing import Any
 
 import msgspec
@@ -125,7 +126,7 @@ class OrdersProcessor:
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
         work = Work({}, [], inputs.partition, [])
         parked: list[Parked] = []
-        rows: list[Sequence[float]] = []
+        rows: list[bytes] = []
         features = self._features
         for its in self._take_in(states, inputs, now, parked, work.unparked):
             order = its.order
@@ -133,11 +134,16 @@ class OrdersProcessor:
             v = its.view = derive(order)
             decision = order.decision
             if (order.learned or its.due or decision is None) and v.placed is not None and order.remnant is None:
-                its.knew = knowledge(v)
+                values = features(v)
+                row = pack(f"{len(values)}f", *values)  # float32, as the model reads it
+                its.knew = knowledge(row)
                 if decision is None or decision.knew != its.knew:
                     work.asked.append(its)
-                    rows.append(features(v))
-        questions = Questions([its.order.id for its in work.asked], np.array(rows, np.float32)) if rows else None
+                    rows.append(row)
+        questions = None
+        if rows:
+            table = np.frombuffer(bytearray().join(rows), np.float32).reshape(len(rows), -1)
+            questions = Questions([its.order.id for its in work.asked], table)
         return Asked(questions=questions, work=work, parked=parked)
 
     def rebuild(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Result:
@@ -240,9 +246,9 @@ class OrdersProcessor:
 
     def _trouble(self, record: Record) -> tuple[str, str]:
         """Why a record could not be taken in: reason and the name of the field."""
-        if record.key is None:
+        if not record.key:
             return "null_key", "key"
-        if not 0 < len(record.key) <= KEY_MAX:
+        if len(record.key) > KEY_MAX:
             return "bounds", "key"
         if len(record.value or b"") > MAX_RECORD_BYTES:
             return "too_large", "value"
@@ -261,12 +267,12 @@ class OrdersProcessor:
         result = Result(states={}, due={}, parked=asked.parked, unparked=work.unparked)
         if scores is not None and work.asked:
             self._decide(work.asked, scores, now)
-        modes: dict[str, str] = {}
+        modes: dict[str, str] = {}  # by action
         claimable: list[tuple[int, str, Turn, Effect]] = []
         for key, its in work.turns.items():
             self._advance(key, its, now, channels, modes, result, claimable)
         if claimable:
-            self._claim(claimable, work.partition, now, channels, modes, result)
+            self._claim(claimable, work.partition, now, channels, result)
         for key, its in work.turns.items():
             if its.entries:
                 result.journal.append(encode_record(JournalRecord(key, its.entries)))
@@ -361,26 +367,27 @@ class OrdersProcessor:
         order, v = its.order, its.view
         assert v is not None
         closed, ledger = order.closed, order.ledger
-        closing: list[str] = []
+        fresh = [name for name in wants.effects if name not in closed]
+        if not fresh:
+            return
+        closing: dict[str, None] = {}
         count = self.counts.effects
-        for name in wants.effects:
-            if name in closed or name in closing:
-                continue
-            known = ledger.get(name)
-            if known is not None and known.closed != "withdrawn":
+        for name in fresh:
+            known = ledger.get(name) if ledger else None
+            if (known is not None and known.closed != "withdrawn") or name in closing:
                 continue
             action = name[: name.index(" ")]
-            if channel := CHANNELS[action]:
-                mode = modes.get(channel)
-                if mode is None:
-                    mode = modes[channel] = channels.mode(channel)
-                if mode == "observe":
-                    if known is None:
-                        closing.append(name)
-                        count[(action, "observed")] += 1
-                    continue
+            mode = modes.get(action)
+            if mode is None:
+                channel = CHANNELS[action]
+                mode = modes[action] = channels.mode(channel) if channel else "live"
+            if mode == "observe":
+                if known is None:
+                    closing[name] = None
+                    count[(action, "observed")] += 1
+                continue
             if action in UNANSWERED:
-                closing.append(name)
+                closing[name] = None
                 result.outbox.append(self._request(name, "", its, now))
                 count[(action, "done")] += 1
                 continue
@@ -480,13 +487,12 @@ class OrdersProcessor:
         partition: int,
         now: int,
         channels: Channels,
-        modes: dict[str, str],
         result: Result,
     ) -> None:
         """Writes attempts for what the channel can start now, those whose turn comes first first; the others wait."""
         claimable.sort(key=lambda c: (c[0], c[2].order.id, c[1]))
         policy = self._policy
-        mode = modes.get("webhook") or channels.mode("webhook")
+        mode = channels.mode("webhook")
         for _, name, its, effect in claimable:
             order, v = its.order, its.view
             assert v is not None

@@ -213,15 +213,23 @@ class Worker:
         elif isinstance(error, NewerState):
             self._stop(tp, "state_version", str(error))
         elif isinstance(error, LaneLost):
+            self._lost(lane, "lane_lost")
             self._raise(tp, STOLEN_WAIT_S)
         elif isinstance(error, StoreDown):
             log.warning("lane lost its store, acquiring again", lane=str(lane.id), error=type(error).__name__)
+            self._lost(lane, "store_down")
             self._raise(tp, RETRY_S)
         else:
             log.error("lane failed", lane=str(lane.id), error=type(error).__name__, where=where(error))
             self._crash(error)
 
+    def _lost(self, lane: Lane, why: str) -> None:
+        if self._meters is not None:
+            self._meters.lost(lane, why)
+
     def _stop(self, tp: TP, reason: str, detail: str) -> None:
+        if tp in self.lanes:
+            self._lost(self.lanes[tp], reason)
         self.stopped[tp] = Stopped(tp, reason, detail)
         self.unpositioned_since.pop(tp, None)
         if tp in self.lanes:

@@ -82,7 +82,9 @@ async def test_another_log_than_the_store_s(folder: Path) -> None:
     async with wire.opened(log):
         await log.create(dict.fromkeys(wire.TOPICS, 2))
     found = await findings(settings_of(folder))
-    assert wrong(found) == ["positions"] and "belong to another log" in found["positions"].says and "run.py recover" in found["positions"].do
+    assert (
+        wrong(found) == ["positions"] and "belong to another log" in found["positions"].says and "run.py recover" in found["positions"].do
+    )
 
 
 async def test_an_emptied_store(folder: Path) -> None:

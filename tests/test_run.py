@@ -26,6 +26,16 @@ from streams.sqlite_log import WorkerLock
 ROOT = Path(run.__file__).parent
 
 
+HOLD = """
+import fcntl, os, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(os.getpid(), file=file, flush=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def commands(group: click.Group = run.main, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, command in sorted(group.commands.items()):
         if not command.hidden:
@@ -50,14 +60,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def say(place: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Say]:
+def say(place: Path, capfd: pytest.CaptureFixture[str]) -> Say:
     def say(*arguments: str) -> Said:
         code = run.command(arguments)
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
         return Said(code, out, err)
 
-    yield say
+    return say
 
 
 def configured(place: Path, **more: object) -> str:
@@ -99,7 +109,10 @@ def test_wrong_usage_is_2(say: Say, arguments: list[str]) -> None:
 def test_a_wrong_configuration_is_2_with_its_line(say: Say, place: Path) -> None:
     (place / "orderflow.yaml").write_text("shop: lumi\nchanels: {}\n")
     said = say("lag")
-    assert (said.code, said.err) == (2, "configuration: orderflow.yaml:2: chanels: there is no such setting; docs/configuration.md lists them all\n")
+    assert (said.code, said.err) == (
+        2,
+        "configuration: orderflow.yaml:2: chanels: there is no such setting; docs/configuration.md lists them all\n",
+    )
     assert say("--config", "gone.yaml", "lag").code == 2
 
 
@@ -186,11 +199,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(say: Say, place: Path) ->
 def test_a_second_worker_on_the_embedded_log_is_told_who_has_it(say: Say, place: Path, laid_out: Path) -> None:
     shutil.copytree(laid_out, place / "data")
     lock = WorkerLock(place / "data" / "log")
-    held = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, os, sys\nf = open(sys.argv[1], 'w')\nfcntl.flock(f, fcntl.LOCK_EX)\n"
-         "f.write(str(os.getpid()))\nf.flush()\nprint('held', flush=True)\nsys.stdin.read()", place / "data/log/worker.lock"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+    held = subprocess.Popen([sys.executable, "-c", HOLD, place / "data/log/worker.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert held.stdout is not None and held.stdout.readline() == b"held\n"
         said = failing(say, "--config", configured(place, http={"worker_port": 0}), "worker")
@@ -231,7 +240,15 @@ def test_a_kafka_that_does_not_answer_is_said_with_what_to_do(say: Say, place: P
     assert "no broker answers" in said and "start it, or correct `log`" in said
 
 
-@pytest.mark.parametrize(("where", "field"), [({"log": "kafka://10.0.0.1:9092"}, "log"), ({"store": "redis://10.0.0.1:6379"}, "store")])
+@pytest.mark.parametrize(
+    ("where", "field"),
+    [
+        ({"log": "kafka://10.0.0.1:9092"}, "log"),
+        ({"log": "kafka://127.0.0.1:9092,10.0.0.1:9092"}, "log"),
+        ({"store": "redis://10.0.0.1:6379"}, "store"),
+        ({"store": "redis://127.example.org:6379"}, "store"),
+    ],
+)
 def test_plain_text_to_another_machine_is_refused(say: Say, place: Path, where: dict[str, str], field: str) -> None:
     said = failing(say, "--config", configured(place, **where), "init", code=2)
     assert said.startswith(f"configuration: {field}: ") and "insecure: true" in said
@@ -254,5 +271,5 @@ def test_parked_records_that_are_not_there_are_said(say: Say, place: Path, laid_
 def test_no_secret_is_an_argument_of_a_process(place: Path) -> None:
     """`serve` and the demo hand configuration files and the environment on, never values."""
     source = (ROOT / "wire.py").read_text()
-    started = re.search(r"async def role\(.*?\n\n\n", source, re.S)
+    started = re.search(r"async def role\(.*?\n\n\n", source, re.DOTALL)
     assert started is not None and "resolve(" not in started[0] and "env=dict(environment)" in started[0]

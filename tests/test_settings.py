@@ -69,7 +69,10 @@ def test_what_is_wrong_is_said_with_file_line_and_field(tmp_path: Path, text: st
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"channels:\n  email:\n    password: {WORD}\n", "orderflow.yaml:3: channels.email.password: a secret is never written in the file"),
+        (
+            f"channels:\n  email:\n    password: {WORD}\n",
+            "orderflow.yaml:3: channels.email.password: a secret is never written in the file",
+        ),
         (f"channels:\n  sms:\n    token: [{WORD}]\n", "orderflow.yaml:3: channels.sms.token: a secret is never written in the file"),
         (f"http:\n  token: {WORD}\n", "orderflow.yaml:2: http.token: a secret is never written in the file"),
         (f"signing: {WORD}\n", "orderflow.yaml:1: signing: a secret is never written in the file"),
@@ -125,4 +128,3 @@ def test_the_store_s_password_comes_by_reference_and_survives_being_put_into_a_u
 def test_settings_hold_references_and_no_secret() -> None:
     made = Settings(channels=Channels(email=EmailChannel(password=Ref(env="SMTP_PASSWORD"))))
     assert "SMTP_PASSWORD" in repr(made)  # where it is, not what it is: a dump of the settings may be shown
-

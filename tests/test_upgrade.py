@@ -127,12 +127,18 @@ def a_customer() -> customer_state.Customer:
     customer_state.merge(state, msgspec.structs.replace(asked, effect="m2"))
     customer_state.merge(state, REQUESTS["customers"])
     customer_state.merge(state, request.ProfileReported(at=T0, customer="lumi:77", system="shopify:lumi", person=ANNA, version=3))
-    customer_state.merge(state, request.MessageBlocked(at=T0 + 1, effect="m1", order=ORDER, customer="lumi:77", block="b1", reason="cancelled"))
+    customer_state.merge(
+        state, request.MessageBlocked(at=T0 + 1, effect="m1", order=ORDER, customer="lumi:77", block="b1", reason="cancelled")
+    )
     customer_state.merge(state, request.MessageFreed(at=T0 + 2, effect="m1", order=ORDER, customer="lumi:77", blocks=("b1",)))
     customer_state.merge(state, request.ReceiptReported(at=T0 + 9, customer="lumi:77", effect="m1", channel="email", receipt="delivered"))
-    claimed = customer_journal.Claimed(key="lumi:77", at=T0 + 3, effect="m1", number=1, channel="email", deadline=T0 + 4, body_hash="h", modes=4)
+    claimed = customer_journal.Claimed(
+        key="lumi:77", at=T0 + 3, effect="m1", number=1, channel="email", deadline=T0 + 4, body_hash="h", modes=4
+    )
     customer_state.adopt(state, claimed)
-    customer_state.adopt(state, customer_journal.Answered(key="lumi:77", at=T0 + 5, effect="m1", number=1, outcome="retryable", after=T0 + 6))
+    customer_state.adopt(
+        state, customer_journal.Answered(key="lumi:77", at=T0 + 5, effect="m1", number=1, outcome="retryable", after=T0 + 6)
+    )
     customer_state.adopt(state, customer_journal.Closed(key="lumi:77", at=T0 + 7, effect="m2", word="observed", channel="email"))
     return state
 

@@ -167,6 +167,19 @@ async def _load(log: Any, facts: list[Fact]) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with started("demo", "--data", str(data), "--port", "0", "--json", folder=tmp_path) as process:
+        worker = await until(lambda: role(process.pid, "worker"))
+        family = process_tree(process.pid)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 60) == 1
+    assert worker in family
+    left = [pid for pid in family if Path(f"/proc/{pid}").exists() and b"run.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert left == []
+    assert "did not come up" in (tmp_path / "stderr.log").read_text()
+
+
 async def test_a_role_that_cannot_start_is_given_up_with_a_clear_word(tmp_path: Path) -> None:
     config = tmp_path / "orderflow.yaml"
     config.write_text("layout: {partitions: none}\n")

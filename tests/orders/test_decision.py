@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import pack
 from typing import Any
 
 import msgspec
@@ -9,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.decision import MATTERS, Score, decide, in_force, knowledge, needs_score, verdict_of
-from orders.fact import Fact
-from orders.journal import Decided, adopt
+from model.features import features
+from orders.decision import MATTERS, Score, decide, in_force, knowledge, verdict_of
+from orders.fact import Fact, OrderPaid, ParcelPacked, ParcelScanned, PaymentCaptured, PaymentFailed
 from orders.policy import Policy
-from orders.state import Order
 from orders.view import view
-from tests.orders.lives import DAY, EACH, LIFE, T0, captured, placed, retract
+from tests.orders.lives import EACH, LIFE, T0, placed
 from tests.orders.test_view import order_of
 
 POLICY = Policy(approve_below=0.3, review_above=0.4, decline_above=0.9)
@@ -70,42 +70,21 @@ def test_a_verdict_that_changed_in_between_stands_only_since_it_came_back() -> N
     assert [d.number for d in (first, second, third)] == [1, 2, 3]
 
 
-def _decided(order: Order) -> Order:
-    return adopt(order, Decided(at=T0, decision=decide(knowledge(view(order)), SCORE, order.decision, POLICY, T0)))
+def _told(*facts: Fact) -> tuple[float, ...]:
+    """What the model that ships is told."""
+    return features(view(order_of(*facts)))
 
 
-def test_an_order_is_scored_again_for_each_fact_that_matters_and_for_no_other() -> None:
-    base = _decided(order_of(placed()))
-    assert not needs_score(base, view(base))
-    for fact in EACH:
-        order = order_of(placed(), fact)
-        order = adopt(order, Decided(at=T0, decision=base.decision))  # type: ignore[arg-type]
-        again = needs_score(order, view(order))
-        assert again == (isinstance(fact, MATTERS) and fact != placed()), type(fact).__name__
-
-
-def test_an_order_that_was_not_placed_cannot_be_scored() -> None:
-    order = order_of(captured())
-    assert not needs_score(order, view(order))
+def test_whatever_changes_what_the_model_is_told_is_of_a_kind_that_matters() -> None:
+    changing = {type(fact) for fact in EACH if fact != placed() and _told(placed(), fact) != _told(placed())}
+    assert changing <= set(MATTERS)
+    assert {PaymentCaptured, PaymentFailed, OrderPaid, ParcelPacked, ParcelScanned} <= changing
 
 
 def test_knowledge_depends_on_what_is_known_and_not_on_how_it_came() -> None:
-    for facts in ([LIFE[0], LIFE[1], LIFE[5]], [LIFE[5], LIFE[1], LIFE[0], LIFE[1]]):
-        assert knowledge(view(order_of(*facts))) == knowledge(view(order_of(LIFE[0], LIFE[1], LIFE[5])))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        [placed(), captured(1)],
-        [placed(), captured(version=1)],
-        [placed(), captured(), captured(5, at=T0 + DAY)],
-        [placed(), captured(), retract("PaymentCaptured", "stripe:lumi", "pi_1")],
-        [placed(person=None), captured()],
-    ],
-)
-def test_another_winning_variant_is_other_knowledge(other: list[Fact]) -> None:
-    assert knowledge(view(order_of(*other))) != knowledge(view(order_of(placed(), captured())))
+    rows = [_told(*facts) for facts in ([LIFE[0], LIFE[1], LIFE[5]], [LIFE[5], LIFE[1], LIFE[0], LIFE[1]])]
+    assert rows[0] == rows[1]
+    assert knowledge(pack("24f", *rows[0])) == knowledge(pack("24f", *rows[1])) != knowledge(pack("24f", *_told(placed())))
 
 
 def test_the_join_of_decisions_is_the_later_one() -> None:

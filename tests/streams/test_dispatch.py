@@ -72,7 +72,6 @@ async def until(true: Callable[[], Any]) -> None:
     [
         (LIVE, "live", "sandbox", "observe"),
         (Modes(stop="wrong prices", channels={"email": "live", "sms": "observe"}), "stopped", "observe", "observe"),
-        (Modes(recovering=True, channels={"email": "live", "sms": "sandbox"}), "stopped", "stopped", "observe"),
         (Modes(default="live"), "live", "live", "live"),
         (Modes(), "observe", "observe", "observe"),
     ],

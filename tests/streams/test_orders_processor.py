@@ -34,6 +34,7 @@ from tests.orders.lives import (
     hold,
     packed,
     placed,
+    refunded,
     release,
     reserved,
     review,
@@ -249,6 +250,16 @@ def test_an_order_is_asked_about_once_per_turn_and_only_when_something_that_matt
     assert [d.decision.number for d in lane.of(Decided)] == [1, 2]
 
 
+def test_a_report_that_tells_the_model_nothing_new_keeps_the_decision_in_force() -> None:
+    lane = Lane()
+    lane.turn(placed(), captured())
+    decision = lane.states[ORDER].decision
+    lane.turn(packed("P1"))  # of a kind that matters, but this lane's model is told only of the money
+    assert (lane.asked, lane.states[ORDER].decision) == (1, decision)
+    lane.turn(captured(1, object="pi_2"))
+    assert lane.asked == 2
+
+
 def test_what_was_seen_is_counted() -> None:
     lane = Lane()
     lane.turn(placed(), reserved())
@@ -292,6 +303,16 @@ def test_what_a_model_alone_declines_waits_and_is_not_done_if_the_score_turns() 
     lane.wait()
     assert lane.claimed("payment.refund") == []
     assert lane.tags[ORDER] == {"in_progress"}
+
+
+def test_a_decline_that_a_later_score_confirms_settles_no_later() -> None:
+    lane = Lane(fraud=0.95)
+    lane.turn(placed(), captured())
+    settles = lane.due[ORDER]
+    lane.fraud = 0.97
+    lane.turn(captured(1, object="pi_2"))
+    assert lane.asked == 2
+    assert lane.due[ORDER] == settles
 
 
 def test_a_model_s_decline_that_settled_cancels_refunds_and_tells() -> None:
@@ -355,10 +376,10 @@ def test_more_than_the_channel_can_start_waits_and_the_most_urgent_goes_first() 
     lane = Lane()
     orders = [f"lumi:{i}" for i in range(4)]
     lane.channels.slots = 1
-    facts = [msgspec.structs.replace(f, order=o, at=f.at + i) for i, o in enumerate(reversed(orders)) for f in READY]
+    facts = [msgspec.structs.replace(f, order=o, at=f.at - i) for i, o in enumerate(orders) for f in READY]
     lane.turn(*facts)
     (first,) = lane.claims
-    assert first.key == orders[-1]  # it was paid first
+    assert first.key == orders[-1]  # it was paid first, and came last
     assert all(lane.due[o] == lane.now + 100 for o in orders[:-1])
     lane.channels.slots = 9
     lane.turn(now=lane.now + 100, due=orders)
@@ -414,6 +435,17 @@ def test_an_unknown_is_settled_where_the_provider_has_a_key_or_can_be_asked(abil
         lane.wait()
     assert lane.claims[1].lookup is lookup
     assert (lane.claims[1].effect, lane.claims[1].body) == (lane.claims[0].effect, lane.claims[0].body)
+
+
+def test_an_unknown_is_not_tried_again_with_other_bytes_under_its_key() -> None:
+    lane = Lane(ability="keyed")
+    lane.turn(placed(), captured(), cancel())
+    (refund,) = lane.claimed("payment.refund")
+    lane.end(refund, "unknown")
+    lane.turn(refunded(1000))  # part of it went another way: a second call would ask for less
+    lane.turn(now=lane.now + DAY, due=[ORDER])
+    assert len(lane.claimed("payment.refund")) == 1
+    assert "unknown" in lane.tags[ORDER]
 
 
 def test_an_outcome_of_a_claim_that_was_never_made_is_ignored() -> None:
@@ -550,6 +582,7 @@ def test_an_order_that_ended_long_ago_shrinks_to_a_remnant_and_wakes_for_somethi
         lane.wait()
     order = lane.states[ORDER]
     assert (order.facts, order.persons, lane.tags[ORDER]) == ({}, {}, {"delivered"})
+    assert set(order.closed.values()) == {0}  # which effects there were, not when
     before = encode(order)
     lane.turn(*LIFE)
     assert encode(lane.states[ORDER]) == before

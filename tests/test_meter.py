@@ -1,0 +1,241 @@
+"""What a worker says of itself is true: ages, series that go when their partition goes, counts that never fall, closed sets that close."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import metrics as metrics_module
+from connectors.store import LaneId, Store
+from meter import Latencies, Meter, write_stats
+from metrics import OTHER, PARKED, Metrics
+from orders.effect import Claim, Outcome
+from streams.clock import VirtualClock
+from streams.dispatch import Dispatcher, Modes
+from streams.lane import Lane
+from streams.processor import Chunk, Inputs, Parked, Record, Result
+from streams.transport import TP
+from streams.worker import Stopped, Worker
+from tests.streams.toy import MemoryLog, Toy
+
+NOW = 1_795_464_000_000
+ROOT = Path(metrics_module.__file__).parent
+TP0, TP1 = TP("facts", 0), TP("facts", 1)
+
+
+class Counting(Toy):
+    """A customers lane's processor, as far as the meter looks at it."""
+
+    name = "customers"
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+
+
+class World:
+    def __init__(self) -> None:
+        self.metrics, self.clock = Metrics(), VirtualClock(NOW)
+        self.meter = Meter(self.metrics, self.clock)
+        self.dispatcher = Dispatcher({"email": cast(Any, None), "sms": cast(Any, None)}, self.clock, Modes(channels={"email": "live"}))
+        self.worker = Worker(
+            {},
+            layout=0,
+            store=cast(Store, None),
+            log=cast(Any, MemoryLog()),
+            clock=self.clock,
+            dispatcher=self.dispatcher,
+            crash=lambda e: None,
+        )
+
+    def lane(self, tp: TP, processor: Any = None) -> Lane:
+        lane = self.worker.lanes[tp] = Lane(
+            LaneId("orders", 0, tp.partition), processor or Toy(), store=cast(Store, None), publisher=MemoryLog(), clock=self.clock,
+            channels=self.dispatcher, dispatch=self.dispatcher,
+        )  # fmt: skip
+        return lane
+
+    def look(self) -> dict[str, float]:
+        """Series and their values."""
+        self.meter.look(self.worker, self.dispatcher)
+        return self.shown()
+
+    def shown(self) -> dict[str, float]:
+        lines = [line for line in self.metrics.expose().decode().splitlines() if not line.startswith("#")]
+        return {line.rpartition(" ")[0].removeprefix("orderflow_"): float(line.rpartition(" ")[2]) for line in lines}
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+def lag(partition: int) -> str:
+    return f'consumer_lag_seconds{{partition="{partition}",topic="facts"}}'
+
+
+async def test_a_record_that_waits_for_42_seconds_reads_42(world: World) -> None:
+    lane = world.lane(TP0)
+    world.lane(TP1)
+    lane.offer(Chunk("facts", 0, 0, 2, [Record(0, b"k", b"v", NOW - 2_000), Record(1, b"k", b"v", NOW)]))
+    world.clock.move_to(NOW + 40_000)
+    shown = world.look()
+    assert shown[lag(0)] == pytest.approx(42, abs=1) and shown[lag(1)] == 0
+
+
+async def test_the_series_of_a_partition_that_left_vanish(world: World) -> None:
+    world.lane(TP0)
+    world.lane(TP1)
+    assert {lag(0), lag(1)} <= set(world.look())
+    del world.worker.lanes[TP1]
+    shown = world.look()
+    assert lag(0) in shown and lag(1) not in shown
+    world.lane(TP1)
+    assert lag(1) in world.look()
+
+
+async def test_counts_do_not_fall_when_a_lane_is_made_anew_or_comes_back(world: World) -> None:
+    first, second = Counting(), Counting()
+    series = 'notifications_total{channel="email",outcome="sent",template="shipped"}'
+    world.lane(TP0, first)
+    first.counts["email", "shipped", "sent"] = 5
+    assert world.look()[series] == 5
+    assert world.look()[series] == 5, "what was counted is not counted again"
+    world.lane(TP0, second)
+    second.counts["email", "shipped", "sent"] = 3
+    assert world.look()[series] == 8
+    world.lane(TP0, first)
+    first.counts["email", "shipped", "sent"] = 6
+    assert world.look()[series] == 9
+
+
+async def test_partitions_are_counted_by_what_they_are(world: World) -> None:
+    world.lane(TP0).positioned = True
+    for number, reason in enumerate(("log_mismatch", "state_version", "rebuilding"), 1):
+        tp = TP("facts", number)
+        world.lane(tp)
+        world.worker.stopped[tp] = Stopped(tp, reason, "why")
+    world.lane(TP("facts", 9))
+    shown = world.look()
+    states = {
+        state: shown[f'partitions{{processor="orders",state="{state}"}}']
+        for state in ("positioned", "unpositioned", "recovering", "mismatch")
+    }
+    assert states == {"positioned": 1, "unpositioned": 1, "recovering": 1, "mismatch": 2}
+
+
+async def test_a_turn_that_stands_still_is_seen(world: World) -> None:
+    lane = world.lane(TP0)
+    assert world.look()['lane_stall_seconds{processor="orders"}'] == 0
+    lane.turn_began = asyncio.get_running_loop().time() - 30
+    assert world.look()['lane_stall_seconds{processor="orders"}'] == pytest.approx(30, abs=1)
+
+
+async def test_modes_and_stops_are_gauges(world: World) -> None:
+    shown = world.look()
+    assert shown['channel_mode{channel="email",mode="live"}'] == 1 and shown['channel_mode{channel="sms",mode="observe"}'] == 1
+    assert shown['sends_stopped{channel="email"}'] == 0
+    world.dispatcher.modes = Modes(stop="wrong prices", channels={"email": "live"})
+    shown = world.look()
+    assert shown['sends_stopped{channel="email"}'] == 1 and shown['channel_mode{channel="email",mode="live"}'] == 0
+
+
+async def test_a_turn_counts_its_records_parked_rows_and_the_time_to_their_status(world: World) -> None:
+    lane = world.lane(TP0)
+    records = [Record(n, b"k", b"v", NOW - 100) for n in range(4)]
+    parked = [Parked("schema", "$.amount", "facts", 0, 3, b"k", b"v", NOW), Parked("a new one", "", "facts", 0, 2, b"k", b"v", NOW)]
+    world.meter.turn(lane, Inputs("facts", 0, records), None, Result(states={}, due={}, parked=parked), 0.004)
+    shown = world.shown()
+    assert shown['parked_records_total{reason="schema"}'] == 1 and shown[f'parked_records_total{{reason="{OTHER}"}}'] == 1
+    assert shown['facts_total{outcome="parked"}'] == 2
+    assert shown['lane_commits_total{processor="orders"}'] == 1
+    assert world.meter.stats()["latency_ms"]["p99"] == pytest.approx(100, rel=0.03)
+
+
+async def test_every_answer_of_a_sender_is_counted_as_what_it_was(world: World) -> None:
+    claims = [Claim(lane="l", key="k", effect=str(n), channel="email", attempt=1, deadline=0, body=b"") for n in range(3)]
+    kinds = ("sent", "sent", "unknown")
+    world.meter.sent(claims, [Outcome(key="k", effect=c.effect, attempt=1, kind=kind, at=0) for c, kind in zip(claims, kinds, strict=True)], 0.1)
+    shown = world.shown()
+    assert shown['connector_requests_total{outcome="sent",vendor="email"}'] == 2
+    assert shown['connector_requests_total{outcome="unknown",vendor="email"}'] == 1
+
+
+def test_percentiles_are_within_two_percent() -> None:
+    latencies = Latencies()
+    for ms in range(1, 1001):
+        latencies.add(ms / 1000)
+    assert latencies.quantile(0.5) == pytest.approx(0.5, rel=0.02) and latencies.quantile(0.99) == pytest.approx(0.99, rel=0.02)
+    assert Latencies().quantile(0.5) == 0.0
+
+
+def test_what_is_written_down_replaces_what_was_and_leaves_nothing_else(tmp_path: Path) -> None:
+    for turn in range(2):
+        write_stats(tmp_path, {"turn": turn})
+    assert [path.name for path in tmp_path.iterdir()] == ["stats.json"] and '"turn": 1' in (tmp_path / "stats.json").read_text()
+
+
+# --- closed sets
+PARKING = {"Unreadable": 0, "Parked": 0, "park": 2, "park_later": 4}  # which argument is the reason
+RETURNING = {"violation", "_trouble", "unreadable", "_reason"}  # functions that return a reason, by itself or first
+TEXTS = {"Unrenderable": 0}
+UNPARKED = {"outdated", "no_contact", "changed"}  # of what cannot be rendered: expired, suppressed, held
+
+
+def literals(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from literals(node.body)
+        yield from literals(node.orelse)
+    elif isinstance(node, ast.Tuple) and node.elts:
+        yield from literals(node.elts[0])
+
+
+def reasons_in_code() -> set[str]:
+    found: set[str] = set()
+    for room in ("orders", "messages", "connectors", "streams"):
+        for path in (ROOT / room).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+                place = {**PARKING, **TEXTS}.get(name)
+                if isinstance(node, ast.Call) and place is not None and len(node.args) > place:
+                    found.update(literals(node.args[place]))
+                inside = isinstance(node, ast.FunctionDef) and (node.name in RETURNING or path.name == "bounds.py")
+                for inner in ast.walk(node) if inside else ():
+                    if isinstance(inner, ast.Return) and inner.value is not None:
+                        found.update(literals(inner.value))
+    return found - UNPARKED
+
+
+def test_every_reason_for_parking_that_the_code_knows_is_a_label() -> None:
+    reasons = reasons_in_code()
+    assert {
+        "malformed",
+        "schema",
+        "version",
+        "currency",
+        "wrong_partition",
+        "processor_error",
+        "ambiguous_reference",
+        "bad_field",
+    } <= reasons
+    assert {reason for reason in reasons if PARKED(reason) == OTHER} == set()
+
+
+def test_the_list_of_reasons_names_none_that_does_not_occur() -> None:
+    closed = cast(Any, PARKED).__closure__
+    known = next(cell.cell_contents for cell in closed if isinstance(cell.cell_contents, frozenset))
+    assert known - reasons_in_code() == set()
+
+
+def test_the_reasons_for_which_lanes_are_lost_are_labels(world: World) -> None:
+    series = SimpleNamespace(id=SimpleNamespace(processor="orders"))
+    world.meter.lost(cast(Lane, series), "processor_error")
+    assert world.shown()['lane_losses_total{processor="orders",reason="processor_error"}'] == 1
