@@ -114,19 +114,22 @@ class Feed:
 def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
     """The file the roles read: everything live, against the stand-ins."""
     hook = f"http://127.0.0.1:{ports['http']}"
+    token, receipts = {"env": "ORDERFLOW_STAND_IN"}, "https://shop.invalid/receipts/twilio"
+    sms = {"url": hook, "account": ACCOUNT, "token": token, "sender": "+15005550006", "status_callback": receipts}
+    signing = {"env": "ORDERFLOW_SIGNING"}
+    pace = {"mode": "live", "rate": 500.0}
     tree = {
         "data": str(folder),
         "http": {"port": port, "worker_port": 0},
         "brand": {"tracking_base": f"http://127.0.0.1:{port}"},
         "workflow": {"settle_minutes": 0.05, "feedback_after_hours": 0.001},
         "channels": {
-            "email": {"mode": "live", "port": ports["smtp"], "tls": "off", "rate": 500.0},
-            "sms": {"mode": "live", "url": hook, "account": ACCOUNT, "token": {"env": "ORDERFLOW_STAND_IN"}, "sender": "+15005550006", "rate": 500.0,
-                    "status_callback": "https://shop.invalid/receipts/twilio"},
-            "push": {"mode": "live", "url": hook, "project": PROJECT, "token": {"env": "ORDERFLOW_STAND_IN"}, "rate": 500.0},
-            "webhook": {"mode": "live", "url": f"{hook}/hooks/events", "secret": {"env": "ORDERFLOW_SIGNING"}, "private": True, "rate": 500.0},
+            "email": {**pace, "port": ports["smtp"], "tls": "off"},
+            "sms": {**pace, **sms},
+            "push": {**pace, "url": hook, "project": PROJECT, "token": token},
+            "webhook": {**pace, "url": f"{hook}/hooks/events", "secret": signing, "private": True},
         },
-    }  # fmt: skip
+    }
     path = folder / "orderflow.yaml"
     path.write_text("# written by the demo at each start\n" + yaml.safe_dump(tree))
     return path
@@ -226,7 +229,7 @@ async def look(settings: Settings, store: Store, log: Log) -> Picture:
     for topic, processor in wire.PROCESSOR_OF.items():
         bounds = await log.bounds(topic)
         for standing in await store.standing(wire.lanes(settings, [processor])):
-            first, end = bounds.get(standing.lane.partition, (0, 0))
+            end = bounds.get(standing.lane.partition, (0, 0))[1]
             behind += end - (standing.offset or 0)
             if processor == "orders":
                 facts_in += end
@@ -266,7 +269,8 @@ def _received(ledger: Path) -> tuple[Counter[str], int]:
 
 def picture_rows(picture: Picture, rate: float, url: str) -> Group:
     flow = Table.grid(padding=(0, 3))
-    flow.add_row(f"[bold]orderflow[/]  {url}", f"{rate:,.0f} facts/s", f"{picture.waiting} waiting", f"{picture.parked} parked", f"{picture.scores} scores")
+    counts = (f"{picture.waiting} waiting", f"{picture.parked} parked", f"{picture.scores} scores")
+    flow.add_row(f"[bold]orderflow[/]  {url}", f"{rate:,.0f} facts/s", *counts)
     statuses = Table(title="orders", title_justify="left", box=None, show_header=False)
     widest = max(picture.statuses.values(), default=1)
     for name, count in picture.statuses.items():
@@ -283,8 +287,7 @@ async def run(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
         port = options.port or free_port()
         url = f"http://127.0.0.1:{port}"
         screen = Console(stderr=True)
-        memory = Path(folder / "demo.json")
-        first = json.loads(memory.read_text())["next"] if memory.exists() else 0
+        first = _first(folder, options.orders)
         stopping = await wire.heard(wire.stop_signal)
         with screen.status("starting store, log, Ray, worker and gateway") if options.console else contextlib.nullcontext():
             stack = contextlib.AsyncExitStack()
@@ -292,9 +295,16 @@ async def run(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
         async with stack:
             shop = FakeShop.demo(options.seed, options.orders, options.seconds, WallClock().now())
             shop.start_ms -= first * shop.interval_ms
-            memory.write_text(json.dumps({"next": first + options.orders}))
             feed = Feed(shop, options.orders, first, url, log, options.faults)
             return await _watch(feed, settings, store, log, url, screen if options.console else None, options.stay, stopping)
+
+
+def _first(folder: Path, orders: int) -> int:
+    """Number of the first order of this run: a folder goes on where its last run ended."""
+    memory = folder / "demo.json"
+    first: int = json.loads(memory.read_text())["next"] if memory.exists() else 0
+    memory.write_text(json.dumps({"next": first + orders}))
+    return first
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def _route(row: bytes, index: int) -> Routed:
         thing = _decode(row)
     except _DECODING as error:
         reason = "schema" if isinstance(error, msgspec.ValidationError) else "malformed"
-        raise Unreadable(reason, f"row {index + 1}: {error}") from None
+        raise Unreadable(reason, f"row {index + 1}: {_place(error)}") from None
     if isinstance(thing, _LANES_ONLY):
         raise Unreadable("schema", f"row {index + 1}: $.type")
     if isinstance(thing, Fact):

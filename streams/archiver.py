@@ -127,7 +127,7 @@ class Archiver:
             try:
                 await self._write(ripe)
                 await self._compact()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever keeps it from writing: the process ends and begins again
                 self._crash(error)
                 return
 

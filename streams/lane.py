@@ -429,7 +429,7 @@ class Lane:
         except (LaneLost, StoreWentBack, StoreDown, StoreRefused, NewerState):
             self._dispatch.give(self._slots)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug in a processor may raise anything
             self._dispatch.give(self._slots)
             self._cache.clear()
             await self._isolate(inputs, span, error)
@@ -543,7 +543,8 @@ class Lane:
 
     async def _isolate(self, inputs: Inputs, span: tuple[int, int] | None, error: Exception) -> None:
         """A bug met one record or state: find it by halves, park it with its bytes, let its neighbours go on."""
-        log.error("processor failed", lane=str(self.id), error=type(error).__name__, records=len(inputs.records), due=len(inputs.due), where=where(error))
+        sizes = {"records": len(inputs.records), "due": len(inputs.due)}
+        log.error("processor failed", lane=str(self.id), error=type(error).__name__, where=where(error), **sizes)
         self.meters.lost(self, "processor_error")
         if inputs.outcomes or inputs.due:
             first, rest = self._split_sides(inputs)

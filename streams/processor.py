@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from model.score import Scores as Scores
+from model.score import Scores as Scores  # noqa: PLC0414 - a word of this interface: whoever implements it finds it here
 from orders.effect import Claim, Outcome
 
 

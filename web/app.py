@@ -16,6 +16,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from connectors.store import StoreDown, StoreRefused
 from metrics import Metrics
+from orders.state import NewerState
 from streams.clock import Clock
 from streams.transport import Log
 from web.api import api_routes
@@ -95,6 +96,8 @@ def _refusal(error: Exception) -> Refusal:
         return error
     if isinstance(error, (StoreDown, StoreRefused, ConnectionError, TimeoutError)):
         return Refusal(503, "store_down", "The store does not answer; try again later", retry_after_s=2)
+    if isinstance(error, NewerState):
+        return Refusal(503, "newer_state", "A newer version wrote this order; this gateway is to be upgraded")
     if isinstance(error, ValidationException):
         keys = [str(entry.get("key", "")) for entry in error.extra or () if isinstance(entry, dict)]
         return Refusal(422, "invalid", "A parameter is out of bounds", field=keys[0] if keys else "")

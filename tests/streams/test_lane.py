@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -70,9 +70,9 @@ class World:
 
 
 @pytest.fixture
-async def world(store: Store) -> AsyncIterator[World]:
+async def world(store: Store) -> World:
     await store.place(LANE, 0, "id-facts", sends=True)
-    yield World(store)
+    return World(store)
 
 
 async def until(true: Callable[[], Any]) -> None:
