@@ -41,6 +41,14 @@ class Latencies:
         self.bins[math.floor(math.log(max(seconds, self.LEAST_S)) / self.STEP)] += times
         self.count += times
 
+    @classmethod
+    def between(cls, before: Mapping[str, int], after: Mapping[str, int]) -> Latencies:
+        """What was added between two looks at `bins`, as JSON has them."""
+        found = cls()
+        found.bins = Counter({int(place): count - before.get(place, 0) for place, count in after.items()})
+        found.count = found.bins.total()
+        return found
+
     def quantile(self, q: float) -> float:
         """Seconds; 0.0 before the first value."""
         wanted, seen = q * self.count, 0
@@ -171,6 +179,7 @@ class Meter:
         shares = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
         return {
             "latency_ms": {name: round(self.latencies.quantile(share) * 1000, 1) for name, share in shares},
+            "latency_bins": self.latencies.bins,
             "commit_seconds": {name: round(seconds, 3) for name, seconds in self.commit_seconds.items()},
         }
 

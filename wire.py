@@ -552,6 +552,7 @@ async def worker(
         health.start()
         stack.push_async_callback(health.close)
         watchdog = Watchdog(w, lambda: crashed[0] if crashed else next((app.crash_reason for app in apps if app.crashed), None))
+        stack.callback(watchdog.close)
         background = [
             watchdog.start(),
             asyncio.create_task(keep_modes(store, settings, dispatcher, w)),

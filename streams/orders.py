@@ -97,6 +97,7 @@ class Work(msgspec.Struct):
     asked: list[Turn]  # in the order of the questions
     partition: int
     unparked: list[str]
+    duplicates: int = 0  # records that told what was known already
 
 
 class OrdersProcessor:
@@ -128,6 +129,7 @@ class OrdersProcessor:
         parked: list[Parked] = []
         rows: list[bytes] = []
         features = self._features
+        known = self.counts.facts["duplicate"]
         for its in self._take_in(states, inputs, now, parked, work.unparked):
             order = its.order
             work.turns[order.id] = its
@@ -140,6 +142,7 @@ class OrdersProcessor:
                 if decision is None or decision.knew != its.knew:
                     work.asked.append(its)
                     rows.append(row)
+        work.duplicates = self.counts.facts["duplicate"] - known
         questions = None
         if rows:
             table = np.frombuffer(bytearray().join(rows), np.float32).reshape(len(rows), -1)
@@ -264,7 +267,7 @@ class OrdersProcessor:
     # --- second half: decide, plan, and say what to write
     def answer(self, asked: Asked, scores: Scores | None, now: int, channels: Channels) -> Result:
         work: Work = asked.work
-        result = Result(states={}, due={}, parked=asked.parked, unparked=work.unparked)
+        result = Result(states={}, due={}, parked=asked.parked, unparked=work.unparked, counts={"duplicate": work.duplicates})
         if scores is not None and work.asked:
             self._decide(work.asked, scores, now)
         modes: dict[str, str] = {}  # by action
@@ -385,6 +388,9 @@ class OrdersProcessor:
                 if known is None:
                     closing[name] = None
                     count[(action, "observed")] += 1
+                    if action in MESSAGE_CHANNELS:
+                        said = f"message.{action.removeprefix('notify.')}.observed"
+                        result.counts[said] = result.counts.get(said, 0) + 1
                 continue
             if action in UNANSWERED:
                 closing[name] = None

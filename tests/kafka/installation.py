@@ -14,6 +14,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 import yaml
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -163,9 +165,25 @@ class Installation:
             stored = {key: blob async for key, blob in self.store.states(standing.lane)}
             folded = await refold(standing.lane, made[topic](), self.log, until=standing.offset)
             differing = sorted(key for key in stored.keys() | folded.keys() if stored.get(key) != folded.get(key))
-            assert not differing, f"{standing.lane}: {len(differing)} of {len(stored)} states differ from their fold, first {differing[:3]}"
+            if differing:
+                history = await self._history(standing.lane, topic, differing[0])
+                evidence = self.folder / "differs.msgpack"
+                evidence.write_bytes(msgspec.msgpack.encode((stored.get(differing[0]), folded.get(differing[0]), history)))
+                pytest.fail(
+                    f"{standing.lane}: {len(differing)} of {len(stored)} states differ from their fold, {differing[0]} in {evidence}"
+                )
             count += len(stored)
         return count
+
+    async def _history(self, lane: LaneId, topic: str, key: str) -> list[tuple[str, int, bytes]]:
+        """All that was read and journaled of one key: topic, offset, value."""
+        found = []
+        for its in (topic, "journal"):
+            first, end = (await self.log.bounds(its))[lane.partition]
+            for record in await self.log.read(its, lane.partition, first, end - first):
+                if key.encode() in record.key or (its == "journal" and record.key == str(lane).encode() and key.encode() in record.value):
+                    found.append((its, record.offset, record.value))
+        return found
 
     async def check_sums(self) -> dict[str, int]:
         """Promise 7: accepted = done + parked + waiting, in every lane. Returns the sums."""

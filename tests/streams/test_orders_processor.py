@@ -588,3 +588,12 @@ def test_an_order_that_ended_long_ago_shrinks_to_a_remnant_and_wakes_for_somethi
     assert encode(lane.states[ORDER]) == before
     lane.turn(review(False, at=T0 + 200 * DAY))
     assert lane.tags[ORDER] == {"delivered"}
+
+
+def test_what_was_known_already_and_what_was_observed_is_counted_in_the_commit() -> None:
+    """The pages' figures are exact across crashes only if they lie in the same commit as the position."""
+    lane = Lane("observe")
+    result = lane.turn(placed(), placed(), placed())
+    assert result.counts["duplicate"] == 2
+    assert result.counts["message.email.observed"] == 1
+    assert lane.turn(captured()).counts["duplicate"] == 0

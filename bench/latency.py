@@ -1,0 +1,163 @@
+"""How long from a fact's append to its committed status, at a steady pace, and how much of a core does the worker take?
+
+The whole pipeline as in `pipeline.py`: real log, `appendfsync always`, Ray, all lanes, effects in observe. A feeder appends
+facts at their times (every 5 ms what is due; they are made before, so that making them costs nothing here). The log's
+timestamp of a record is the time at which the feeder's producer took it; the worker looks at the clock when the commit of
+its turn was acknowledged by the store, for each record of turns of up to 256, for larger ones at their ends: resolution 1 ms,
+on bins 2 % wide. A warm-up before each pace is not counted.
+
+    python bench/latency.py [--rates 2000,5000] [--seconds 20] [--warm-up 8] [--log kafka|embedded] [--json]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import wire
+from bench.installation import KAFKA, Installation, Plan, installation
+from bench.machine import machine, versions
+from bench.pipeline import shop_of
+from connectors.fake_shop import FakeShop
+from meter import Latencies
+
+TICK_S = 0.005
+ORDERS_PER_FACT = 0.25  # a little more than needed: an order has four to five
+SETTLE_S = 1.5  # the worker writes what it measured once a second
+REST_S = 30.0
+
+
+class Row(msgspec.Struct):
+    rate: int  # wanted, facts per second
+    appended: float  # facts per second, as it came out
+    p50: float  # ms
+    p95: float
+    p99: float
+    worst: float
+    worker_cores: float
+    other_cores: dict[str, float]
+    late_ticks: int  # the feeder was more than 20 ms late: the pace was not quite even
+    facts: int
+
+
+class _Record(NamedTuple):
+    topic: str
+    key: bytes
+    value: bytes
+
+
+def _records(shop: FakeShop, orders: int) -> Iterator[_Record]:
+    for topic, key, value in shop.stream_bytes(orders):
+        if topic != "customers":
+            yield _Record(topic, key, value)
+
+
+async def _pace(its: Installation, records: Iterator[_Record], rate: int, seconds: float) -> tuple[int, int]:
+    """Appends `rate` facts a second for so long; how many it were, and how many ticks came late."""
+    loop = asyncio.get_running_loop()
+    began, sent, late, total = loop.time(), 0, 0, int(rate * seconds)
+    pending: set[asyncio.Task[None]] = set()
+    while sent < total:
+        due = min(total, int((loop.time() - began) * rate))
+        batches: dict[str, list[tuple[bytes | None, bytes]]] = {}
+        while sent < due:
+            record = next(records)
+            batches.setdefault(record.topic, []).append((record.key, record.value))
+            sent += record.topic == "facts"
+        for topic, batch in batches.items():
+            task = asyncio.create_task(its.log.append(topic, batch))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        tick = began + (int((loop.time() - began) / TICK_S) + 1) * TICK_S
+        await asyncio.sleep(max(0.0, tick - loop.time()))
+        late += loop.time() - tick > 0.02
+    await asyncio.gather(*pending)
+    return sent, late
+
+
+async def measure(plan: Plan, rates: list[int], seconds: float, warm_up: float, seed: int) -> list[Row]:
+    """One installation, one pace after another. Raises wire.Failed."""
+    rows: list[Row] = []
+    async with installation(plan) as its:
+        orders = int(sum(rates) * (seconds + warm_up + 1) * ORDERS_PER_FACT) + 1000
+        shop = shop_of(orders, seed, int(time.time() * 1000))
+        records = iter(list(itertools.islice(_records(shop, orders), int(sum(rates) * (seconds + warm_up) * 1.1) + 1000)))
+        await its.start_workers()
+        for rate in rates:
+            await _pace(its, records, rate, warm_up)
+            await _rested(its)
+            before, used = its.stats(), await asyncio.to_thread(its.usages)
+            began = time.monotonic()
+            sent, late = await _pace(its, records, rate, seconds)
+            took = time.monotonic() - began
+            after = await asyncio.to_thread(its.usages)
+            await _rested(its)
+            measured = Latencies.between(before["latency_bins"], its.stats()["latency_bins"])
+            cores = {name: round((after[name].cpu_s - used[name].cpu_s) / took, 3) for name in after}
+            p50, p95, p99, worst = (round(measured.quantile(q) * 1000, 1) for q in (0.5, 0.95, 0.99, 1.0))
+            worker = cores.pop("worker")
+            rows.append(Row(rate, round(sent / took, 1), p50, p95, p99, worst, worker, cores, late, measured.count))
+    return rows
+
+
+async def _rested(its: Installation) -> None:
+    """Every fact is committed and the worker has written what it measured."""
+    for _ in range(int(REST_S / 0.1)):
+        its.check()
+        if (await its.offsets(["orders"]))["orders"] >= (await its.ends())["orders"]:
+            await asyncio.sleep(SETTLE_S)
+            return
+        await asyncio.sleep(0.1)
+    raise wire.Failed("the worker does not keep up with this pace:\n" + its.last_words())
+
+
+def report(plan: Plan, rows: list[Row], console: Console) -> None:
+    say = console.print
+    say(f"\n{machine()}\n{versions()}", highlight=False)
+    say(f"log {plan.log}, {plan.partitions} partitions, {'with' if plan.archive else 'without'} archive, one worker\n", highlight=False)
+    head = ("facts/s", "p50, ms", "p95, ms", "p99, ms", "worst, ms", "worker, cores", *(f"{name}, cores" for name in rows[0].other_cores))
+    say("| " + " | ".join(head) + " |\n|" + "---|" * len(head), highlight=False)
+    for row in rows:
+        cells = (f"{row.appended:,.0f}", row.p50, row.p95, row.p99, row.worst, row.worker_cores, *row.other_cores.values())
+        say("| " + " | ".join(str(cell) for cell in cells) + " |", highlight=False)
+        if row.late_ticks:
+            say(f"\nat {row.rate:,}/s the feeder was late {row.late_ticks} times: others used the machine", highlight=False)
+
+
+@click.command(help=__doc__)
+@click.option("--rates", default="2000,5000", show_default=True, help="facts per second, one after another")
+@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1, 3600))
+@click.option("--warm-up", default=8.0, show_default=True, type=click.FloatRange(0, 600))
+@click.option("--seed", default=7, show_default=True)
+@click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--log", "log_", type=click.Choice(["kafka", "embedded"]), default="kafka", show_default=True)
+@click.option("--kafka", type=click.Path(path_type=Path), default=KAFKA, help="folder with the script `kafka` and its libs")
+@click.option("--archive/--no-archive", default=True, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="one object on the last line")
+def main(
+    rates: str, seconds: float, warm_up: float, seed: int, partitions: int, log_: str, kafka: Path, archive: bool, as_json: bool
+) -> None:
+    plan = Plan(log=log_, kafka=kafka, partitions=partitions, archive=archive)
+    try:
+        rows = asyncio.run(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, seed))
+    except wire.Failed as error:
+        raise click.ClickException(str(error)) from None
+    report(plan, rows, Console(soft_wrap=True))
+    if as_json:
+        print(json.dumps({"latency": [msgspec.to_builtins(row) for row in rows], "machine": machine(), "versions": versions()}))
+
+
+if __name__ == "__main__":
+    main()
