@@ -39,6 +39,7 @@ from meter import Meter, write_stats
 from metrics import Metrics
 from orders.fact import Fact, FactUnparked, decode_fact, encode_fact
 from orders.policy import Policy
+from orders.state import NewerState
 from orders.state import decode as decode_order
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import WallClock
@@ -112,8 +113,7 @@ def _without_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> 
     error = given[1] if isinstance(given, tuple) else sys.exception() if given is True else given
     if isinstance(error, BaseException):
         event["error"], event["where"] = _type_name(error), trail(error)
-    event.pop("stack_info", None)
-    return event
+    return {name: value for name, value in event.items() if name != "stack_info" and not name.startswith("_")}  # Ray adds its own
 
 
 def trail(error: BaseException) -> str:
@@ -155,8 +155,11 @@ async def source_lanes(settings: Settings) -> list[LaneId]:
 
 # --- the store
 @contextlib.asynccontextmanager
-async def store_of(settings: Settings, start: bool = True) -> AsyncIterator[Store]:
-    """A started client of the configured store; the embedded server is started if nobody has, and stopped by whoever did."""
+async def store_of(settings: Settings, start: bool = True, lock_wait_s: float = 1.0) -> AsyncIterator[Store]:
+    """A started client of the configured store; the embedded server is started if nobody has, and stopped by whoever did.
+
+    `lock_wait_s`: for a server whose parent was killed and which is just leaving; a command need not be so patient as a role.
+    """
     server: EmbeddedValkey | None = None
     where = settings.store
     if where == "embedded":
@@ -165,7 +168,7 @@ async def store_of(settings: Settings, start: bool = True) -> AsyncIterator[Stor
         if start:
             server = EmbeddedValkey(folder)
             try:
-                await server.start(lock_wait_s=1.0)
+                await server.start(lock_wait_s=lock_wait_s)
             except FolderInUse:
                 server = None
             where = url(folder)
@@ -810,7 +813,7 @@ async def opened(log_: Log) -> AsyncIterator[Log]:
 
 async def lag(settings: Settings) -> list[dict[str, Any]]:
     rows = []
-    async with store_of(settings) as store, opened(log_of(settings)) as log_:
+    async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
         for topic, processor in names(settings).items():
             bounds = await log_.bounds(topic)
             for standing in await store.standing([LaneId(processor, settings.layout.id, partition) for partition in bounds]):
@@ -829,7 +832,7 @@ def _find_lane(settings: Settings, record: str) -> LaneId:
 
 
 async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[str, Any]]:
-    async with store_of(settings) as store:
+    async with store_of(settings, lock_wait_s=0.1) as store:
         found = await store.parked_list([*lanes(settings), *await source_lanes(settings)], reason, limit)
     rows = [(name, decode_parked(row)) for _, name, row in found]
     return [
@@ -840,7 +843,7 @@ async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[
 
 async def parked_show(settings: Settings, record: str) -> tuple[Parked, bytes]:
     """The row, and what was to be read."""
-    async with store_of(settings) as store:
+    async with store_of(settings, lock_wait_s=0.1) as store:
         row = await _parked(settings, store, record)
         return row, _content(row)
 
@@ -902,7 +905,7 @@ async def parked_settle(
     settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool, environment: Mapping[str, str] | None = None
 ) -> None:
     """Replay: the record, or its repaired content, goes to its topic again; either way the order learns it and the row goes."""
-    async with store_of(settings) as store, opened(log_of(settings)) as log_:
+    async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
         row = await _parked(settings, store, record)
         if replay:
             topic, key, value = _again(row, record, body)
@@ -923,7 +926,7 @@ async def set_modes(settings: Settings, channel: str | None, mode: str, stop: st
         channels = {**modes.channels, channel: mode} if channel else modes.channels
         return msgspec.structs.replace(modes, channels=channels, stop=stop if stop or start else modes.stop)
 
-    async with store_of(settings) as store:
+    async with store_of(settings, lock_wait_s=0.1) as store:
         return await change_modes(store, settings, changed)
 
 
@@ -1003,10 +1006,16 @@ async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     from orders.plan import parts
 
     observed: Counter[str] = Counter()
-    async with store_of(settings) as store:
+    unread = 0
+    async with store_of(settings, lock_wait_s=0.1) as store:
         for lane in lanes(settings, ["orders"]):
             async for _, blob in store.states(lane):
-                for name in decode_order(blob).closed:
+                try:
+                    closed = decode_order(blob).closed
+                except (NewerState, msgspec.DecodeError):
+                    unread += 1
+                    continue
+                for name in closed:
                     action, milestone, _ = parts(name)
                     if CHANNEL_OF.get(action) == channel:
                         observed[milestone if action.startswith("notify.") else f"{action} {milestone}"] += 1
@@ -1014,6 +1023,8 @@ async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     said = f"message.{channel}."
     told = [f"{name.removeprefix(said)} {count}" for name, count in sorted(counters.items()) if name.startswith(said)]
     lines = [f"observed and never sent later: {what}: {count}" for what, count in sorted(observed.items())]
+    if unread:
+        lines.append(f"{unread} orders cannot be read by this version")
     return [*(lines or [f"nothing has been observed on {channel} yet"]), *([f"messages so far: {', '.join(told)}"] if told else [])]
 
 

@@ -123,9 +123,7 @@ async def refold(
     return {key: processor.encode(state) for key, state in states.items()}
 
 
-def merged(
-    processor: Processor, states: Mapping[str, Any], inputs: Inputs, now: int, partitions: int = 0
-) -> list[tuple[Inputs, Result]]:
+def merged(processor: Processor, states: Mapping[str, Any], inputs: Inputs, now: int, partitions: int = 0) -> list[tuple[Inputs, Result]]:
     """`Processor.rebuild`, in as many parts as it takes: a record that it stumbles over is parked, as its lane parked it, and so is
     one that lies in another of the `partitions` than its key (0: of a processor that does not care).
 

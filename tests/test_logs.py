@@ -25,7 +25,7 @@ structlog.get_logger("lane").debug("unheard")
 logging.getLogger("orderflow.sender").info("not sent", extra={{"event": "not_sent", "order": "lumi:1", "reason": "refused"}})
 logging.getLogger("aiokafka").info("unheard")
 logging.getLogger("aiokafka").warning("Unable connect to %r: %s", "127.0.0.1:1", ConnectionError(canary))
-logging.getLogger("ray.worker").error("odd", extra={{"thing": object(), "many": ("a", 1)}})
+logging.getLogger("ray.worker").error("odd", extra={{"thing": object(), "many": ("a", 1), "_ray_timestamp_ns": 1}})
 structlog.get_logger("x").info("odd", thing=ValueError(canary))
 
 def stumble():
@@ -103,3 +103,4 @@ def test_a_task_that_nobody_waited_for_is_reported_without_its_exceptions_text(l
 def test_what_is_no_json_is_named_by_its_type(lines: list[dict[str, Any]]) -> None:
     first, second = (line for line in lines if line["event"] == "odd")
     assert (first["thing"], first["many"], second["thing"]) == ("object", ["a", 1], "ValueError")
+    assert "_ray_timestamp_ns" not in first

@@ -161,7 +161,9 @@ async def test_a_turn_counts_its_records_parked_rows_and_the_time_to_their_statu
 async def test_every_answer_of_a_sender_is_counted_as_what_it_was(world: World) -> None:
     claims = [Claim(lane="l", key="k", effect=str(n), channel="email", attempt=1, deadline=0, body=b"") for n in range(3)]
     kinds = ("sent", "sent", "unknown")
-    world.meter.sent(claims, [Outcome(key="k", effect=c.effect, attempt=1, kind=kind, at=0) for c, kind in zip(claims, kinds, strict=True)], 0.1)
+    world.meter.sent(
+        claims, [Outcome(key="k", effect=c.effect, attempt=1, kind=kind, at=0) for c, kind in zip(claims, kinds, strict=True)], 0.1
+    )
     shown = world.shown()
     assert shown['connector_requests_total{outcome="sent",vendor="email"}'] == 2
     assert shown['connector_requests_total{outcome="unknown",vendor="email"}'] == 1

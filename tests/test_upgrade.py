@@ -35,6 +35,7 @@ from streams.transport import TP
 from streams.worker import Worker
 from tests.orders.lives import ANNA, DAY, EACH, HOUR, ORDER, T0, captured, placed
 from tests.streams.toy import MemoryLog
+from web.app import _refusal
 
 SAMPLES = Path(__file__).parent / "samples" / "states"
 REQUESTS = {
@@ -271,3 +272,8 @@ async def test_a_record_after_a_bug_is_still_parked_with_its_bytes(store: Store)
     await worker.close()
     assert [decode_parked(row).reason for _, _, row in await store.parked_list([lane])] == ["processor_error"]
     assert await store.state(lane, "lumi:sound") is not None
+
+
+def test_a_page_about_an_order_of_a_newer_version_says_so_instead_of_failing() -> None:
+    refusal = _refusal(NewerState(2, 1))
+    assert (refusal.status, refusal.code) == (503, "newer_state")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -13,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httpx
 import pytest
@@ -52,6 +54,11 @@ def until(true: Callable[[], T], within_s: float = 20.0, what: str = "") -> T:
         assert time.monotonic() < end, what or "it did not happen"
         time.sleep(0.05)
     return found
+
+
+class Done(NamedTuple):
+    stdout: bytes
+    stderr: bytes
 
 
 class Installation:
@@ -119,11 +126,18 @@ class Installation:
             self.said.close()
 
     # --- the command line
-    def cli(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, str(PROGRAM), "--config", str(self.config), *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
-        assert done.returncode == code, (done.stdout + done.stderr).decode()
-        assert b"Traceback" not in done.stderr
+    def cli(self, *arguments: str, code: int = 0) -> Done:
+        with (
+            contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())) as out,
+            contextlib.redirect_stderr(io.TextIOWrapper(io.BytesIO())) as err,
+        ):
+            ended = run.command(["--config", str(self.config), *arguments])
+        shown = []
+        for stream in (out, err):
+            stream.flush()
+            shown.append(cast(io.BytesIO, stream.buffer).getvalue())
+        done = Done(*shown)
+        assert ended == code, (done.stdout + done.stderr).decode()
         return done
 
     # --- records in

@@ -96,6 +96,7 @@ def test_personal_data_is_in_no_log_metric_probe_or_list(installation: Installat
     for channel in ("email", "sms"):
         installation.worker.post(f"{installation.providers}/faults", json={"channel": channel, "faults": {}})
 
+    assert "1 orders cannot be read" in installation.cli("go-live", "email", code=1).stdout.decode(), "a broken state stops no command"
     reasons = {row.reason for row in installation.parked().values()}
     assert {"schema", "malformed", "unknown_source", "wrong_key", "processor_error", "template_missing_field"} <= reasons
     places = {

@@ -57,4 +57,4 @@ async def test_it_is_parked_and_neither_its_neighbours_nor_the_channels_slots_ar
         ("processor_error", "OverflowError", offset, b"big") for offset in (3, 7, 11, 15)
     ]
     assert ended == [None] and (await store.standing([LANE]))[0].counts["done"] == 12
-    assert all([dispatcher.take("email") for _ in range(SLOTS)]), "as many slots as before"
+    assert all(dispatcher.take("email") for _ in range(SLOTS)), "as many slots as before"
