@@ -66,6 +66,7 @@ PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "refere
 CHANNELS = ("email", "sms", "push", "webhook")
 MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
 REPLICAS, IN_SYNC = 3, 2
+GATHER_S = {"orders": 0.02, "references": 0.05, "stock": 0.05, "customers": 0.05}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
 DRAIN_S = 25.0  # of the 30 s that a stop may take
@@ -519,6 +520,7 @@ async def worker(
             clock=clock,
             dispatcher=dispatcher,
             scorer=scorer,
+            gather_s=GATHER_S,
             meters=meter,
             crash=crash,
             reposition=lambda tp: reposition(apps[0], tp),

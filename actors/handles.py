@@ -128,7 +128,7 @@ class Remote:
             raise NotMade(type(error).__name__) from None
         calls.add(answer)
         reply.add_done_callback(lambda done: _on_loop(loop, _land, calls, answer, done))
-        timer = loop.call_later(deadline_s, _settle, answer, Lost("deadline"))
+        timer = loop.call_later(deadline_s, _expire, answer, reply)
         try:
             found = await answer
         finally:
@@ -185,6 +185,11 @@ def _land(calls: set[asyncio.Future[Any]], answer: asyncio.Future[Any], done: Fu
     else:
         lines = str(error).strip().splitlines() or [""]  # Ray puts the constructor's own words last
         _settle(answer, Lost(type(error).__name__, lines[-1][:200]))
+
+
+def _expire(answer: asyncio.Future[Any], reply: Future[Any]) -> None:
+    if not reply.done():  # else it came in time and this loop was busy: it is on its way
+        _settle(answer, Lost("deadline"))
 
 
 def _settle(answer: asyncio.Future[Any], value: Any) -> None:

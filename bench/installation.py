@@ -103,7 +103,13 @@ class Installation:
     # --- what is known of it
     def processes(self) -> dict[str, list[int]]:
         """PIDs by what they are: "worker", "ray", "store", "broker", "feeder" (this process)."""
-        found: dict[str, list[int]] = {"worker": [w.pid for w in self._workers], "ray": [], "store": [], "broker": [], "feeder": [os.getpid()]}
+        found: dict[str, list[int]] = {
+            "worker": [w.pid for w in self._workers],
+            "feeder": [os.getpid()],
+            "ray": [],
+            "store": [],
+            "broker": [],
+        }
         if self._broker is not None:
             found["broker"].append(int((self._broker / "pid").read_text()))
         for pid in process_tree(os.getpid()):

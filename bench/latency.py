@@ -138,7 +138,7 @@ def report(plan: Plan, rows: list[Row], console: Console) -> None:
     say = console.print
     say(f"\n{machine()}\n{versions()}", highlight=False)
     say(f"log {plan.log}, {plan.partitions} partitions, {'with' if plan.archive else 'without'} archive, one worker\n", highlight=False)
-    head = ("facts/s", "p50, ms", "p95, ms", "p99, ms", "worst, ms", "feeder p99, ms", "worker, cores")
+    head: tuple[str, ...] = ("facts/s", "p50, ms", "p95, ms", "p99, ms", "worst, ms", "feeder p99, ms", "worker, cores")
     head += tuple(f"{name}, cores" for name in rows[0].other_cores)
     say("| " + " | ".join(head) + " |\n|" + "---|" * len(head), highlight=False)
     for row in rows:

@@ -10,9 +10,13 @@ prices. No time is known for a cancellation, so no fact tells of one. What the s
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +24,24 @@ from zoneinfo import ZoneInfo
 
 import click
 import duckdb
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from orders.fact import Address, Fact, Line, OrderPlaced, ParcelScanned, PaymentCaptured, Person, Tracking
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import demo
+import wire
+from connectors.store import Store
+from orders.fact import Address, Fact, Line, OrderPlaced, ParcelScanned, PaymentCaptured, Person, Tracking, encode_fact
+from orders.status import Status
+from settings import Settings
+from streams.transport import Log
 
 ZONE = "America/Sao_Paulo"  # the timestamps are local times without a zone
 SHOP = "olist"
+LOOK_S = 0.5
+STATS_S = 1.2  # the worker writes what it measured once a second
+MOVING_S = 120.0  # nothing moves for so long: given up
 NOT_APPLICABLE = {
     "address": "of an address the source has postcode prefix, city and state, no street",
     "stock": "the source has no stock levels",
@@ -185,7 +201,110 @@ def progress() -> Progress:
         TextColumn("facts"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
+
+
+class Totals(NamedTuple):
+    """What was fed."""
+
+    orders: int
+    facts: int
+    not_applicable: dict[str, int]  # check -> orders whose source declared that it cannot feed it
+
+
+def totals(source: Sequence[Fact]) -> Totals:
+    declared = Counter(check for fact in source if isinstance(fact, OrderPlaced) for check in fact.not_applicable)
+    return Totals(len({fact.order for fact in source}), len(source), {check: declared[check] for check in NOT_APPLICABLE})
+
+
+async def run(folder: Path, speed: float | None, limit: int | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Through log, lanes, model and senders as in the demo: embedded defaults, every channel live against its stand-ins.
+
+    History is appended to `facts` as a topic of the retailer's own would bring it: what cannot be read is parked, not refused.
+    Raises wire.Failed with what did not come up or stands still.
+    """
+    source = await asyncio.to_thread(lambda: list(facts(folder, limit)))
+    fed = totals(source)
+    with tempfile.TemporaryDirectory(prefix="orderflow-olist-", ignore_cleanup_errors=True) as name:
+        data, port = Path(name), demo.free_port()
+        options = demo.Options(fed.orders, 0, 7, data, port, faults=False, stay=False, console=False)
+        stopping = await wire.heard(wire.stop_signal)
+        async with demo.installation(data, port, options, environ, stopping) as (settings, store, log):
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with progress() as bar:
+                feeding = asyncio.create_task(_feed(source, speed, log, bar))
+                try:
+                    picture, seconds = await _watch(fed, feeding, settings, store, log, bar, began, stopping)
+                finally:
+                    feeding.cancel()
+            stopping.cancel()
+            await asyncio.sleep(STATS_S)
+            stats = json.loads((data / "stats.json").read_text())
+    statuses = {status.value: picture.tags[status.value] for status in Status if status.value in picture.tags}
+    return {
+        "orders": sum(statuses.values()),
+        "orders_by_status": statuses,
+        "facts_in": picture.facts_in,
+        "done": picture.done,
+        "parked": picture.parked,
+        "waiting": picture.waiting,
+        "messages": picture.messages,
+        "duplicate_messages": picture.duplicates,
+        "unknown": picture.tags.get("unknown", 0),
+        "scores": picture.scores,
+        "fallback_scores": picture.fallback_scores,
+        "facts_per_second": round(fed.facts / seconds, 1),
+        "latency_ms": stats["latency_ms"],
+        "not_applicable": fed.not_applicable,
+        "reported_orders": fed.orders,
+        "reported_facts": fed.facts,
+    }
+
+
+async def _feed(source: Sequence[Fact], speed: float | None, log: Log, bar: Progress) -> None:
+    """Appends each fact when it is due. Raises LogDown."""
+    task = bar.add_task("appended", total=len(source))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for due, batch in batches(source, speed):
+        await asyncio.sleep(max(0.0, began + due - loop.time()))
+        await log.append("facts", [(fact.order.encode(), encode_fact(fact)) for fact in batch])
+        bar.advance(task, len(batch))
+
+
+async def _watch(
+    fed: Totals,
+    feeding: asyncio.Task[None],
+    settings: Settings,
+    store: Store,
+    log: Log,
+    bar: Progress,
+    began: float,
+    stopping: asyncio.Future[Any],
+) -> tuple[demo.Picture, float]:
+    """Until everything fed has been committed and every lane is at rest; the last picture, and the seconds until the former."""
+    task = bar.add_task("committed", total=fed.facts)
+    loop = asyncio.get_running_loop()
+    seconds, moved, before = 0.0, loop.time(), -1
+    while True:
+        await asyncio.sleep(LOOK_S)
+        if feeding.done():
+            feeding.result()
+        if stopping.done():
+            raise wire.Failed("interrupted")
+        picture = await demo.look(settings, store, log)
+        settled = picture.facts_in - picture.waiting
+        bar.update(task, completed=min(settled, fed.facts))
+        if feeding.done() and settled >= fed.facts:
+            seconds = seconds or loop.time() - began
+            if picture.behind == 0:
+                return picture, seconds
+        if picture.behind != before or not feeding.done():
+            moved, before = loop.time(), picture.behind
+        if loop.time() - moved > MOVING_S:
+            raise wire.Failed(f"the lanes stand still with {picture.behind} records before them")
 
 
 @click.command(help=__doc__)
@@ -194,23 +313,13 @@ def progress() -> Progress:
 @click.option("--limit", type=click.IntRange(min=1), help="so many orders, by purchase")
 @click.option("--json", "as_json", is_flag=True, help="one object on the last line")
 def main(folder: Path, speed: float | None, limit: int | None, as_json: bool) -> None:
-    source = list(facts(folder, limit))
-    kinds: Counter[str] = Counter()
-    orders = set()
-    with progress() as bar:
-        task = bar.add_task("reading", total=len(source))
-        for _, batch in batches(source, speed):
-            for fact in batch:
-                kinds[type(fact).__name__] += 1
-                orders.add(fact.order)
-            bar.advance(task, len(batch))
-    result = {
-        "orders": len(orders),
-        "facts_in": len(source),
-        "facts": dict(kinds),
-        "not_applicable": dict.fromkeys(NOT_APPLICABLE, len(orders)),
-    }
-    print(json.dumps(result) if as_json else result)
+    try:
+        result = asyncio.run(run(folder, speed, limit, os.environ))
+    except (wire.Failed, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from None
+    demo.show(result)
+    if as_json:
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
     id: str
     facts: list[list[AnyCompact]]
     decision: Decision | None
-    closed: dict[str, int]
+    closed: list[tuple[int, list[int | str]]]
     ledger: list[Effect]
     fired: dict[str, int]
     remnant: Remnant | None
@@ -132,7 +132,7 @@ def encode(order: Order) -> bytes:
             order.id,
             list(order.facts.values()),  # type: ignore[arg-type]
             order.decision,
-            order.closed,
+            _folded(order.closed) if order.closed else [],
             [ledger[name] for name in sorted(ledger)] if ledger else [],
             order.fired,
             order.remnant,
@@ -157,12 +157,37 @@ def decode(blob: bytes) -> Order:
     order.facts = facts
     order.persons = stored.persons  # type: ignore[assignment]
     order.decision = stored.decision
-    order.closed = stored.closed
+    order.closed = _unfolded(stored.closed)
     order.fired = stored.fired
     order.remnant = stored.remnant
     if stored.ledger:
         order.ledger = {effect_name(e.action, e.milestone, e.instance): e for e in stored.ledger}
     return order
+
+
+# Closed effects are a third of a state: they are kept by when they were closed, and those that nearly every order has by number.
+# The numbers are written in every stored state: append only, never reuse one.
+_NAMES = (
+    *(f"notify.{channel} {milestone}" for milestone in ("order_placed", "payment_confirmed") for channel in ("email", "sms", "push")),
+    *(f"notify.{channel} {milestone}" for milestone in ("delivered", "feedback", "delay") for channel in ("email", "sms", "push")),
+    *(f"stock.reserve paid {line}" for line in range(1, 9)),
+)
+_NUMBER = {name: number for number, name in enumerate(_NAMES)}
+
+
+def _folded(closed: dict[str, int]) -> list[tuple[int, list[int | str]]]:
+    number = _NUMBER.get
+    times = set(closed.values())
+    if len(times) == 1:
+        return [(times.pop(), [number(name, name) for name in sorted(closed)])]
+    groups: dict[int, list[int | str]] = {at: [] for at in sorted(times)}
+    for name in sorted(closed):
+        groups[closed[name]].append(number(name, name))
+    return list(groups.items())
+
+
+def _unfolded(stored: list[tuple[int, list[int | str]]]) -> dict[str, int]:
+    return {_NAMES[name] if isinstance(name, int) else name: at for at, names in stored for name in names}
 
 
 def effect_name(action: str, milestone: str, instance: str = "") -> str:

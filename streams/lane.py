@@ -31,6 +31,7 @@ from streams.transport import LogDown
 
 log = structlog.get_logger("lane")
 JOURNAL_RECORD_BYTES = 512 * 1024  # brokers take 1 MiB by default
+CALLS_S = 2.0  # of the time in which a lane comes to rest: for the answers to its calls
 TOO_MANY_POISONED = 64  # processor errors in a row, without one good record between, that end the worker
 STAGES = ("load", "ask", "score", "answer", "encode", "commit", "publish")  # of a turn; all but ask, answer and encode are mostly waits
 
@@ -38,7 +39,8 @@ STAGES = ("load", "ask", "score", "answer", "encode", "commit", "publish")  # of
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of one lane's work in flight and memory."""
 
-    chunk_records: int = 1024  # a turn takes at most so many records
+    chunk_records: int = 2048  # a turn takes at most so many records: the fuller, the more of an order's facts share the work
+    gather_s: float = 0.0  # a turn begins so long after the last one, if a quarter of a chunk is not there before
     inbox_records: int = 8192
     inbox_bytes: int = 16 << 20
     inbox_age_s: float = 1.0  # while the oldest chunk waits longer, no more is taken in
@@ -236,6 +238,7 @@ class Lane:
         self.positioned = False  # the driver may read at `position`
         self.turn_began: float | None = None  # loop time; the watchdog looks at it
         self.stages = dict.fromkeys(STAGES, 0.0)  # seconds spent so far
+        self._earliest = 0.0  # loop time of the next turn
         self.score_s = 0.0  # of the latest call to the scorer
         self._store, self._publisher, self._clock = store, publisher, clock
         self._channels, self._dispatch, self._scorer = channels, dispatch, scorer
@@ -249,6 +252,7 @@ class Lane:
         self._oldest = 0.0
         self._outcomes: list[Outcome] = []
         self._slots: list[str] = []  # channels of which the turn under way has taken a slot
+        self._calls = 0  # claims that have been made, and of which nobody has told yet what became of them
         self._wake = asyncio.Event()
         self._publishing: dict[int, asyncio.Task[None]] = {}
         self._published = 0
@@ -264,7 +268,7 @@ class Lane:
 
     def mode(self, channel: str) -> str:
         mode = self._channels.mode(channel)
-        if mode in ("live", "sandbox") and self.held is not None and not self.held.sends:
+        if mode in ("live", "sandbox") and (self._stopping or (self.held is not None and not self.held.sends)):
             return "stopped"
         return mode
 
@@ -313,6 +317,7 @@ class Lane:
 
     def deliver(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes.extend(outcomes)
+        self._calls = max(0, self._calls - len(outcomes))
         self._wake.set()
 
     def nudge(self) -> None:
@@ -344,11 +349,15 @@ class Lane:
         self._task.add_done_callback(lambda task: ended(self, None if task.cancelled() else task.exception()))
 
     async def quiesce(self, timeout: float) -> None:
-        """Finish the turn under way and its publishing, take in outcomes but nothing else; what waits in the inbox is read again later."""
+        """Finish the turn under way and its publishing, take in outcomes but nothing else; what waits in the inbox is read again later.
+
+        Claims nothing more, and waits for calls under way at most CALLS_S: what comes later nobody hears, and it is unknown.
+        """
         self._stopping = True
         self.positioned = False
         self._wake.set()
         if self._task is not None and not self._task.done():
+            self._loop.call_later(min(CALLS_S, timeout), self._give_up_calls)
             _, unfinished = await asyncio.wait({self._task}, timeout=timeout)
             if unfinished:
                 log.warning("lane did not come to rest in time", lane=str(self.id))
@@ -356,16 +365,23 @@ class Lane:
                 await asyncio.wait({self._task}, timeout=1)
         self._drop_inbox()
 
+    def _give_up_calls(self) -> None:
+        if self._stopping:
+            self._calls = 0
+            self._wake.set()
+
     async def _run(self) -> None:
         """Turns until quiesced. Raises LaneLost or StoreWentBack when the partition is no longer ours to write."""
         try:
             await self._publish_left()
-            while not self._stopping or self._outcomes:
+            while not self._stopping or self._outcomes or self._calls:
+                await self._gather()
                 inputs, span = self._take()
                 if inputs is None:
                     await self._sleep()
                     continue
                 self.turn_began = self._loop.time()
+                self._earliest = self.turn_began + self.limits.gather_s
                 self._turn_oldest = inputs.records[0].timestamp if inputs.records else 0
                 try:
                     await self._turn(inputs, span)
@@ -382,6 +398,12 @@ class Lane:
             raise
         finally:
             self.turn_began, self._turn_oldest = None, 0
+
+    async def _gather(self) -> None:
+        """A turn costs a millisecond of work however little it brings: at low rates a few fuller ones are cheaper than many."""
+        wait = self._earliest - self._loop.time()
+        if wait > 0 and self._inbox_records < self.limits.chunk_records // 4 and not self._stopping:
+            await asyncio.sleep(wait)
 
     # --- one turn
     def _take(self) -> tuple[Inputs | None, tuple[int, int] | None]:
@@ -527,6 +549,7 @@ class Lane:
             self._cache.clear()
             self._dispatch.give([claim.channel for claim in result.claims])
             raise
+        self._calls += len(result.claims)
         self._failpoint("after_commit")
         self._cache.keep(result.states)
         self._head.update(commit.due)
@@ -656,10 +679,10 @@ class Lane:
     async def _sleep(self) -> None:
         self._reap()
         first = self._head.first()
-        timeout = None if first is None else max(0.0, min((first - self._clock.now()) / 1000, 5.0))
+        timeout = None if first is None or self._stopping else max(0.0, min((first - self._clock.now()) / 1000, 5.0))
         self._wake.clear()
         try:
-            if self._inbox or self._outcomes or self._stopping:
+            if self._inbox or self._outcomes or (self._stopping and not self._calls):
                 return
             await asyncio.wait_for(self._wake.wait(), timeout)
         except TimeoutError:

@@ -47,11 +47,14 @@ class Worker:
         dispatcher: Dispatcher,
         scorer: Scorer | None = None,
         limits: Limits | None = None,
+        gather_s: Mapping[str, float] | None = None,
         meters: Meters | None = None,
         crash: Callable[[BaseException], None],
         reposition: Callable[[TP], None] = lambda tp: None,
     ) -> None:
         """`processors` by topic, one instance per lane. `crash` ends the process: the supervisor starts it again.
+
+        `gather_s` by processor: `Limits.gather_s` of its lanes where it is not that of `limits`.
 
         `reposition` asks the driver to read a partition again from where its lane stands.
         """
@@ -62,6 +65,7 @@ class Worker:
         self._processors, self._layout, self._store, self._log = processors, layout, store, log
         self._clock, self._dispatcher, self._scorer = clock, dispatcher, scorer
         self._limits, self._meters, self._crash = limits or Limits(), meters, crash
+        self._gather_s = gather_s or {}
         self._reposition = reposition
         self._resting: dict[TP, Lane] = {}
         self._raising: dict[TP, asyncio.Task[None]] = {}
@@ -146,7 +150,7 @@ class Worker:
             channels=self._dispatcher,
             dispatch=self._dispatcher,
             scorer=self._scorer,
-            limits=self._limits,
+            limits=msgspec.structs.replace(self._limits, gather_s=self._gather_s.get(processor.name, self._limits.gather_s)),
             meters=self._meters,
             reposition=lambda lane: self._reposition(tp),
         )

@@ -159,10 +159,16 @@ def test_the_real_orders_are_all_there_faults_included() -> None:
     assert len({fact.customer for fact in told if isinstance(fact, OrderPlaced)}) < 69_418
 
 
-@real
-def test_the_command_ends_with_one_json_object() -> None:
-    answer = CliRunner().invoke(main, [str(REAL), "--limit", "500", "--json"])
+def test_history_runs_through_the_whole_pipeline_and_its_faults_are_parked_not_lost(folder: Path) -> None:
+    answer = CliRunner().invoke(main, [str(folder), "--json"])
     assert answer.exit_code == 0, answer.output
-    result = json.loads(answer.output.splitlines()[-1])
-    assert result["orders"] == 500
-    assert result["not_applicable"].keys() == NOT_APPLICABLE.keys()
+    result = json.loads(answer.stdout.splitlines()[-1])
+    assert result["reported_orders"] == result["orders"] == 4
+    assert result["orders_by_status"]["delivered"] == 2
+    assert result["done"] + result["parked"] == result["facts_in"] >= result["reported_facts"] == len(list(facts(folder)))
+    assert result["parked"] == 1  # the order without items
+    assert result["waiting"] == 0
+    assert (result["messages"], result["duplicate_messages"]) == ({}, 0)  # years old: recorded, not sent
+    assert result["not_applicable"] == dict.fromkeys(NOT_APPLICABLE, 4)
+    assert result["scores"] >= 3
+    assert result["latency_ms"].keys() == {"p50", "p95", "p99"}

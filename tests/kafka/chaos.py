@@ -144,6 +144,9 @@ async def verdict(its: Installation, shop: Shop, judge: StandIns | None) -> dict
     assert statuses.keys() == expected.keys()
     states = await its.check_states()
     found = {"orders": len(statuses), "states": states, **sums}
+    if its.settings.archive:
+        found["archived"] = await its.check_archive()
+        assert found["archived"] > shop.acknowledged
     if judge is not None:
         found |= await check_messages(its, judge)
     return found

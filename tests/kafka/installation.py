@@ -21,6 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 import settings as settings_module
 import wire
+from connectors.archive import Archive
 from connectors.registry import ABILITIES
 from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, SIGNING, StandIns
 from connectors.store import LaneId, Standing, Store
@@ -184,6 +185,18 @@ class Installation:
                 if key.encode() in record.key or (its == "journal" and record.key == str(lane).encode() and key.encode() in record.value):
                     found.append((its, record.offset, record.value))
         return found
+
+    async def check_archive(self) -> int:
+        """Every topic's archive is its log up to the manifest's end, each record once. Returns how many records."""
+        archive = Archive(self.settings.folder / "archive")
+        count = 0
+        for topic in wire.TOPICS:
+            for partition in range(self.settings.layout.partitions):
+                kept = [(r.offset, r.key, r.value) for part in archive.read((topic, partition)) for r in part]
+                logged = await self.log.read(topic, partition, 0, archive.next_offset((topic, partition)) or 0)
+                assert kept == [(r.offset, r.key, r.value) for r in logged], f"the archive of {topic}.{partition} is not its log"
+                count += len(kept)
+        return count
 
     async def check_sums(self) -> dict[str, int]:
         """Promise 7: accepted = done + parked + waiting, in every lane. Returns the sums."""

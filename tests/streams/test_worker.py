@@ -11,6 +11,7 @@ import pytest
 
 from connectors.store import Commit, Held, LaneId, Store, StoreDown
 from orders.effect import Claim, Outcome
+from streams import lane as lane_module
 from streams import worker as worker_module
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
@@ -353,6 +354,36 @@ async def test_what_came_of_the_last_calls_is_committed_by_a_stop(world: World) 
     await worker._dispatcher.close(5)
     await worker.close()
     assert Toy.decode((await world.store.state(LANE, "k0")) or b"")["sends"] == {"k0-0": {"state": "sent"}}
+
+
+async def test_a_call_under_way_when_its_partition_leaves_is_waited_for(world: World) -> None:
+    """Otherwise every rebalance would leave a handful of messages of which nobody knows whether they were sent."""
+    world.sender.let.clear()
+    await world.facts(b"send", b"x")
+    worker = world.worker()
+    await up(worker, world)
+    await world.feed(worker)
+    await until(lambda: world.sender.claims)
+    leaving = asyncio.create_task(worker.revoked(frozenset({FACTS})))
+    await world.facts(b"send")
+    asyncio.get_running_loop().call_later(0.1, world.sender.let.set)
+    await leaving
+    assert Toy.decode((await world.store.state(LANE, "k0")) or b"")["sends"] == {"k0-0": {"state": "sent"}}
+    assert len(world.sender.claims) == 1
+
+
+async def test_a_call_that_hangs_keeps_a_partition_from_leaving_only_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "CALLS_S", 0.05)
+    world.sender.let.clear()
+    await world.facts(b"send")
+    worker = world.worker()
+    await up(worker, world)
+    await world.feed(worker)
+    await until(lambda: world.sender.claims)
+    async with asyncio.timeout(2):
+        await worker.revoked(frozenset({FACTS}))
+    assert Toy.decode((await world.store.state(LANE, "k0")) or b"")["sends"] == {"k0-0": {"state": "claimed"}}
+    world.sender.let.set()
 
 
 async def test_an_outcome_whose_commit_failed_is_known_to_the_lane_that_comes_back(world: World) -> None:
