@@ -280,7 +280,7 @@ def calm_collector() -> None:
     """What was loaded stays: the collector need not look at it again (+17 % on the bare job)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(250_000, 20, 100)
+    gc.set_threshold(20_000, 1000, 1000)
 
 
 async def stop_signal() -> None:

@@ -614,8 +614,15 @@ def _turn(turns: dict[str, Turn], states: Mapping[str, Any], key: str) -> Turn:
 def _changed(its: Turn) -> bool:
     order, before = its.order, its.before
     if before is None:
-        return bool(order.facts or order.closed or order.ledger or order.fired)
-    return order.facts is not before.facts or order.ledger is not before.ledger or order.closed is not before.closed
+        return bool(order.facts or order.closed or order.ledger or order.fired or order.decision or order.remnant)
+    return (
+        order.facts is not before.facts
+        or order.ledger is not before.ledger
+        or order.closed is not before.closed
+        or order.decision is not before.decision
+        or order.fired is not before.fired
+        or order.remnant is not before.remnant
+    )
 
 
 def _ended(order: Order, outcome: Outcome) -> Ended | None:

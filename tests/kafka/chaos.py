@@ -86,12 +86,13 @@ async def run(
         happened = await _faults(rng, its, kafka, seconds, every, breaks and kafka.ours)
         await shop.done()
         began = asyncio.get_running_loop().time()
-        await its.rest(90 + seconds, soon_s=2 * LEASE_S + 1)
+        await its.rest(90 + seconds, soon_s=2 * LEASE_S + 1, revive=True)
         caught_up = asyncio.get_running_loop().time() - began
         await its.stop()
         return {
             "seed": seed,
             **happened,
+            "ended by themselves": its.ended,
             "failed_appends": shop.failed,
             "caught_up_s": round(caught_up, 1),
             **await verdict(its, shop, judge),
@@ -105,10 +106,7 @@ async def _faults(rng: random.Random, its: Installation, kafka: Kafka, seconds: 
     rng.shuffle(plan)
     while loop.time() - began < seconds or plan or breaks:
         await asyncio.sleep(every * rng.uniform(0.5, 1.5))
-        for worker in [w for w in its.workers if w.returncode is not None]:
-            happened[f"ended by itself with {worker.returncode}"] += 1
-            await its.end(worker)
-            await its.start()
+        await its.revive()
         if breaks and loop.time() - began > seconds / 2:
             breaks = False
             happened["broker killed"] += 1

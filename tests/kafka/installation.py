@@ -47,6 +47,7 @@ class Installation:
         self.settings = settings_module.load(self.config)
         self.environment = {**os.environ, **ENVIRONMENT}
         self.workers: list[Process] = []
+        self.ended: list[int] = []  # exit codes of those that ended by themselves
         self.store: Store
         self.log: Log
         self._said = (folder / "workers.log").open("ab")
@@ -78,6 +79,12 @@ class Installation:
         with contextlib.suppress(ProcessLookupError):
             worker.send_signal(number)
         return await asyncio.wait_for(worker.wait(), 40)
+
+    async def revive(self) -> None:
+        """Starts others for those that ended by themselves, as a supervisor does: one that starts while the broker is away gives up."""
+        for worker in [worker for worker in self.workers if worker.returncode is not None]:
+            self.ended.append(await self.end(worker))
+            await self.start()
 
     async def stop(self) -> None:
         """All of them leave, in good order."""
@@ -119,7 +126,7 @@ class Installation:
         standings = await self.store.standing(list(lanes))
         return [(s, ends[lanes[s.lane]][s.lane.partition][1]) for s in standings]
 
-    async def rest(self, timeout: float = 60.0, soon_s: float = 3.0) -> None:
+    async def rest(self, timeout: float = 60.0, soon_s: float = 3.0, revive: bool = False) -> None:
         """Until everything is read, nothing is due within `soon_s`, and it stays so for a moment."""
         deadline = asyncio.get_running_loop().time() + timeout
         quiet, last = 0.0, None
@@ -132,6 +139,8 @@ class Installation:
             stand = [(s.sequence, s.offset) for s, _ in seen]
             quiet = quiet + 0.25 if not behind and not due and stand == last else 0.0
             last = stand
+            if revive:
+                await self.revive()
             dead = [worker.returncode for worker in self.workers if worker.returncode is not None]
             late = asyncio.get_running_loop().time() > deadline
             assert not late and not dead, f"does not come to rest: dead {dead}, behind {behind}, due {due}\n{self.said()}"

@@ -77,8 +77,10 @@ def folded(run: Recorded, like: Sequence[bytes], rng: random.Random) -> dict[str
     place = {value: number / max(1, len(like)) for number, value in enumerate(like)}
     records = sorted(run.records, key=lambda r: place.get(r.value, rng.random()))
     entries = rng.sample([entry for group in run.journal for entry in group], sum(map(len, run.journal)))
-    turns = [Inputs(topic=run.topic, partition=run.lane.partition, records=part) for part in parts(records, lambda: rng.randint(1, 60))]
-    for part in parts(entries, lambda: rng.randint(1, 60)):
+    turns = [
+        Inputs(topic=run.topic, partition=run.lane.partition, records=part) for part in parts(records, lambda: rng.choice((1, 1, 5, 60)))
+    ]
+    for part in parts(entries, lambda: rng.choice((1, 1, 5, 60))):
         turns.insert(rng.randint(0, len(turns)), Inputs(topic=run.topic, partition=run.lane.partition, adopted=part))
     states: dict[str, Any] = {}
     for turn in turns:

@@ -11,7 +11,20 @@ import pytest
 
 from orders.effect import Claim, Outcome, effect_id
 from orders.fact import Fact, FactUnparked, MessageReported, Tracking, encode_fact
-from orders.journal import AnyEntry, Claimed, Closed, Decided, Ended, Offered, TimerFired, Withdrawn, adopt, decode_record
+from orders.journal import (
+    AnyEntry,
+    Claimed,
+    Closed,
+    Decided,
+    Ended,
+    JournalRecord,
+    Offered,
+    TimerFired,
+    Withdrawn,
+    adopt,
+    decode_record,
+    encode_record,
+)
 from orders.merge import merge
 from orders.policy import Policy
 from orders.request import AnyCustomer, AnyReference, AnyStock, MessageBlocked, MessageFreed, MessageRequested, StockRequested
@@ -229,6 +242,20 @@ def test_states_do_not_depend_on_how_facts_are_cut_into_chunks() -> None:
             rebuilt = adopt(rebuilt, entry)
         assert encode(rebuilt) == encode(lane.states[ORDER])
     assert len(set(ends)) == 1
+
+
+def test_a_journal_entry_is_taken_in_by_itself_as_well_as_among_others() -> None:
+    """A rebuild cuts the journal anywhere: a decision, or a timer that fired, may come without anything else of its order."""
+    lane = Lane()
+    for fact in LIFE:
+        lane.turn(fact)
+    lane.turn(now=T0 + 30 * DAY, due=[ORDER])
+    assert {type(entry) for entry in lane.entries} >= {Decided, TimerFired, Offered}
+    states: dict[str, Any] = lane.processor.rebuild({}, Inputs("facts", 3, [record(fact) for fact in LIFE]), lane.now).states
+    for entry in lane.entries:
+        alone = encode_record(JournalRecord(ORDER, [entry]))
+        states |= lane.processor.rebuild(states, Inputs("facts", 3, adopted=[alone]), lane.now).states
+    assert encode(states[ORDER]) == encode(lane.states[ORDER])
 
 
 def test_a_repeated_fact_writes_nothing() -> None:
