@@ -185,6 +185,14 @@ class Meter:
 
 
 def write_stats(folder: Path, stats: Mapping[str, Any]) -> None:
-    new = folder / f"stats.json.{os.getpid()}"  # several workers may share a folder
-    new.write_text(json.dumps(stats))
-    new.replace(folder / "stats.json")
+    """As `stats-PID.json`, and as `stats.json`: the latest of any worker, as several may share a folder."""
+    own, link = own_stats(folder), folder / f"stats.{os.getpid()}.new"
+    link.write_text(json.dumps(stats))
+    link.replace(own)
+    link.hardlink_to(own)
+    link.replace(folder / "stats.json")
+
+
+def own_stats(folder: Path) -> Path:
+    """What this worker alone measured; goes with its process."""
+    return folder / f"stats-{os.getpid()}.json"

@@ -35,7 +35,7 @@ from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
-from meter import Meter, write_stats
+from meter import Meter, own_stats, write_stats
 from metrics import Metrics
 from orders.fact import Fact, FactUnparked, decode_fact, encode_fact
 from orders.policy import Policy
@@ -66,7 +66,7 @@ PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "refere
 CHANNELS = ("email", "sms", "push", "webhook")
 MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
 REPLICAS, IN_SYNC = 3, 2
-GATHER_S = {"orders": 0.02, "references": 0.05, "stock": 0.05, "customers": 0.05}  # between a lane's turns at low rates
+GATHER_S = {"orders": 0.04, "references": 0.15, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
 DRAIN_S = 25.0  # of the 30 s that a stop may take
@@ -274,6 +274,16 @@ async def lay_out(settings: Settings, store: Store, log_: Log, start_at: str = "
         for partition, (first, end) in (await log_.bounds(topic)).items():
             lane = LaneId(processor, settings.layout.id, partition)
             await store.place(lane, end if start_at == "now" else first, ids[topic], sends=True)
+
+
+def only_here(settings: Settings, port: int) -> None:
+    """Raises Failed when this process, or Ray below it, can be reached from elsewhere, other than at a `port` that was meant to be."""
+    from actors.ray_local import Exposed, assert_loopback
+
+    try:
+        assert_loopback(os.getpid(), () if _loopback(settings.http.host) else (port,))
+    except Exposed as error:
+        raise Failed(f"{error}. Nothing of ours should: is RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER set to something else?") from None
 
 
 def calm_collector() -> None:
@@ -550,10 +560,12 @@ async def worker(
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],
             lambda: [*degraded(settings, scorer.health()), *(() if settings.replicated else weak)],
         )
-        server = HealthServer(health, settings.http.worker_port, settings.http.host)
+        token = resolve(settings.http.token, environment, "http.token")
         with listening(settings, "worker_port"):
+            server = HealthServer(health, settings.http.worker_port, settings.http.host, token=token)
             server.start()
         stack.callback(server.close)
+        await asyncio.to_thread(only_here, settings, server.port)
         health.start()
         stack.push_async_callback(health.close)
         watchdog = Watchdog(w, lambda: crashed[0] if crashed else next((app.crash_reason for app in apps if app.crashed), None))
@@ -585,6 +597,7 @@ async def worker(
         for task in background:
             task.cancel()
         write_stats(folder, {**meter.stats(), "stages": w.stages(), "ready": False})
+        own_stats(folder).unlink()
     if crashed:
         log.error("worker ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
         return 70

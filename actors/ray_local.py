@@ -51,6 +51,7 @@ ENVIRONMENT = {
     "RAY_max_direct_call_object_size": str(2**20),  # a chunk of rows travels inside the call, past the object store
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(10**6),  # Ray would end our process 60 s after losing its cluster
     "RAY_LOG_TO_STDERR": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 lets every decision wait whenever both cores are busy: p99 at 5,000 facts/s tripled
     "OMP_NUM_THREADS": "1",
 }
 

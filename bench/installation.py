@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,14 +130,21 @@ class Installation:
         log = self._broker / "data" if self._broker is not None else self.folder / "log"
         return {"store": folder_bytes(self.folder / "store"), "log": folder_bytes(log), "archive": folder_bytes(self.folder / "archive")}
 
-    def stats(self) -> dict[str, Any]:
-        """What the worker that wrote last measured of itself, at most a second old."""
-        found: dict[str, Any] = json.loads((self.folder / "stats.json").read_text())
-        return found
+    def stats(self) -> list[dict[str, Any]]:
+        """What each worker measured of itself, at most a second old."""
+        return [json.loads((self.folder / f"stats-{worker.pid}.json").read_text()) for worker in self._workers]
 
     def stages(self) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = self.stats().get("stages", {})
-        return found
+        """Seconds by processor and stage, of all workers."""
+        sums: dict[str, Counter[str]] = {}
+        for stats in self.stats():
+            for name, spent in stats["stages"].items():
+                sums.setdefault(name, Counter()).update(spent)
+        return {name: dict(spent) for name, spent in sums.items()}
+
+    def latencies(self) -> dict[str, int]:
+        """How many facts took how long to their committed status, of all workers, as `meter.Latencies` counts them."""
+        return dict(sum((Counter(stats["latency_bins"]) for stats in self.stats()), Counter()))
 
     async def offsets(self, processors: Sequence[str]) -> dict[str, int]:
         """How many records the lanes of each processor have behind them, in all."""

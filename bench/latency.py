@@ -34,7 +34,7 @@ from bench.pipeline import shop_of
 from connectors.fake_shop import FakeShop
 from meter import Latencies
 
-TICK_S = 0.002
+TICK_S = 0.01
 ORDERS_PER_FACT = 0.25  # a little more than needed: an order has four to five
 SETTLE_S = 1.5  # the worker writes what it measured once a second
 REST_S = 30.0
@@ -108,13 +108,13 @@ async def measure(plan: Plan, rates: list[int], seconds: float, warm_up: float, 
         for rate in rates:
             await feeder.pace(rate, warm_up)
             await _rested(its)
-            before, used = its.stats(), await asyncio.to_thread(its.usages)
+            before, used = its.latencies(), await asyncio.to_thread(its.usages)
             began = time.monotonic()
             sent = await feeder.pace(rate, seconds)
             took = time.monotonic() - began
             after = await asyncio.to_thread(its.usages)
             await _rested(its)
-            measured = Latencies.between(before["latency_bins"], its.stats()["latency_bins"])
+            measured = Latencies.between(before, its.latencies())
             cores = {name: round((after[name].cpu_s - used[name].cpu_s) / took, 3) for name in after}
             p50, p95, p99, worst = (round(measured.quantile(q) * 1000, 1) for q in (0.5, 0.95, 0.99, 1.0))
             worker = cores.pop("worker")
@@ -137,7 +137,10 @@ async def _rested(its: Installation) -> None:
 def report(plan: Plan, rows: list[Row], console: Console) -> None:
     say = console.print
     say(f"\n{machine()}\n{versions()}", highlight=False)
-    say(f"log {plan.log}, {plan.partitions} partitions, {'with' if plan.archive else 'without'} archive, one worker\n", highlight=False)
+    say(
+        f"log {plan.log}, {plan.partitions} partitions, {'with' if plan.archive else 'without'} archive, {plan.workers} worker(s)\n",
+        highlight=False,
+    )
     head: tuple[str, ...] = ("facts/s", "p50, ms", "p95, ms", "p99, ms", "worst, ms", "feeder p99, ms", "worker, cores")
     head += tuple(f"{name}, cores" for name in rows[0].other_cores)
     say("| " + " | ".join(head) + " |\n|" + "---|" * len(head), highlight=False)
@@ -154,12 +157,22 @@ def report(plan: Plan, rows: list[Row], console: Console) -> None:
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--log", "log_", type=click.Choice(["kafka", "embedded"]), default="kafka", show_default=True)
 @click.option("--kafka", type=click.Path(path_type=Path), default=KAFKA, help="folder with the script `kafka` and its libs")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 8))
 @click.option("--archive/--no-archive", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="one object on the last line")
 def main(
-    rates: str, seconds: float, warm_up: float, seed: int, partitions: int, log_: str, kafka: Path, archive: bool, as_json: bool
+    rates: str,
+    seconds: float,
+    warm_up: float,
+    seed: int,
+    partitions: int,
+    log_: str,
+    kafka: Path,
+    workers: int,
+    archive: bool,
+    as_json: bool,
 ) -> None:
-    plan = Plan(log=log_, kafka=kafka, partitions=partitions, archive=archive)
+    plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers, archive=archive)
     try:
         rows = asyncio.run(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, seed))
     except wire.Failed as error:

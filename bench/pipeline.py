@@ -63,7 +63,7 @@ class Run(msgspec.Struct):
     disk_mb: dict[str, int]
     store_bytes_per_order: float
     store_peak_mb: int
-    stage_seconds: dict[str, dict[str, float]]  # by processor; the worker that said it last
+    stage_seconds: dict[str, dict[str, float]]  # by processor, of all workers
     messages_wanted_per_fact: float
     records_per_fact: dict[str, float]  # lanes' records for each fact
     scores: int

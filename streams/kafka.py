@@ -53,7 +53,7 @@ from streams.processor import Chunk, Record
 from streams.transport import TP, LogDown, LogMismatch
 
 GATHER_BYTES = 64 * 1024  # while records flow, the broker answers when it has so much
-GATHER_MS = 10  # ... or after so long
+GATHER_MS = 20  # ... or after so long
 BACKLOG_BYTES = 512 * 1024  # the same while some partition has more than its lane can take: fewer requests, each costs a millisecond
 BACKLOG_MS = 50
 IDLE_MS = 100  # while none flow, it answers at once when one comes, or after so long

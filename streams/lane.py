@@ -39,10 +39,10 @@ STAGES = ("load", "ask", "score", "answer", "encode", "commit", "publish")  # of
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of one lane's work in flight and memory."""
 
-    chunk_records: int = 2048  # a turn takes at most so many records: the fuller, the more of an order's facts share the work
+    chunk_records: int = 8192  # a turn takes at most so many records: the fuller, the more of an order's facts share the work
     gather_s: float = 0.0  # a turn begins so long after the last one, if a quarter of a chunk is not there before
-    inbox_records: int = 8192
-    inbox_bytes: int = 16 << 20
+    inbox_records: int = 32768
+    inbox_bytes: int = 24 << 20
     inbox_age_s: float = 1.0  # while the oldest chunk waits longer, no more is taken in
     due_keys: int = 512  # a turn takes at most so many due states
     due_head: int = DUE_HEAD  # due times held in memory

@@ -14,7 +14,7 @@ import pytest
 
 import metrics as metrics_module
 from connectors.store import LaneId, Store
-from meter import Latencies, Meter, write_stats
+from meter import Latencies, Meter, own_stats, write_stats
 from metrics import OTHER, PARKED, Metrics
 from orders.effect import Claim, Outcome
 from streams.clock import VirtualClock
@@ -180,7 +180,8 @@ def test_percentiles_are_within_two_percent() -> None:
 def test_what_is_written_down_replaces_what_was_and_leaves_nothing_else(tmp_path: Path) -> None:
     for turn in range(2):
         write_stats(tmp_path, {"turn": turn})
-    assert [path.name for path in tmp_path.iterdir()] == ["stats.json"] and '"turn": 1' in (tmp_path / "stats.json").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["stats.json", own_stats(tmp_path).name])
+    assert '"turn": 1' in (tmp_path / "stats.json").read_text() and '"turn": 1' in own_stats(tmp_path).read_text()
 
 
 # --- closed sets

@@ -230,9 +230,17 @@ def test_a_port_that_is_taken_is_named_with_its_field(say: Say, place: Path, rol
 
 
 @pytest.mark.usefixtures("store_runs")
-def test_an_address_for_everybody_needs_a_token(say: Say, place: Path) -> None:
-    config = configured(place, http={"host": "0.0.0.0", "port": 0})
-    assert "configuration: http.host: listening on 0.0.0.0 needs a token" in failing(say, "--config", config, "gateway", code=2)
+@pytest.mark.parametrize("role", ["worker", "gateway"])
+def test_an_address_for_everybody_needs_a_token(say: Say, place: Path, role: str) -> None:
+    config = configured(place, http={"host": "0.0.0.0", "port": 0, "worker_port": 0})
+    assert "configuration: http.host: listening on 0.0.0.0 needs a token" in failing(say, "--config", config, role, code=2)
+
+
+@pytest.mark.usefixtures("store_runs")
+def test_a_worker_that_others_could_reach_does_not_start(say: Say, place: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as open_to_all:
+        said = failing(say, "--config", configured(place, http={"worker_port": 0}), "worker")
+        assert f"listening beyond this machine: 0.0.0.0 port {open_to_all.getsockname()[1]}" in said
 
 
 def test_a_kafka_that_does_not_answer_is_said_with_what_to_do(say: Say, place: Path) -> None:
