@@ -153,6 +153,9 @@ class CustomersProcessor:
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return {decode_entry(blob).key for blob in adopted}
 
+    def mark(self, record: Record) -> None:
+        return None
+
     def _turn(self, key: str, turn: Turn, work: Work) -> None:
         new, result = turn.new, work.result
         due = 0

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from connectors.canonical import Routed, Unreadable
-from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Result, Scores
+from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Record, Result, Scores
 
 MAX_BODY_BYTES = 8 << 20
 
@@ -72,6 +72,9 @@ class IntakeProcessor:
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return set()
+
+    def mark(self, record: Record) -> None:
+        return None
 
     def _read(self, value: bytes | None) -> list[Routed]:
         if not value:

@@ -584,6 +584,7 @@ class Lane:
             if self._poisoned_in_a_row > TOO_MANY_POISONED:
                 raise error
             result = Result(states={}, due={}, parked=[poison(inputs, r, error, self._clock.now()) for r in records])
+            result.outbox = [mark for mark in map(self.processor.mark, records) if mark is not None]
             await self._commit(inputs, *self._encoded(inputs, span, result), result)
             return
         middle = len(records) // 2

@@ -19,7 +19,7 @@ from orders import state
 from orders.bounds import violation
 from orders.decision import Score, decide, knowledge
 from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
-from orders.fact import AT_MIN, FactParked, FactUnparked, decode_fact
+from orders.fact import AT_MIN, FactParked, FactUnparked, decode_fact, encode_fact
 from orders.journal import (
     Answered,
     AnyEntry,
@@ -163,6 +163,17 @@ class OrdersProcessor:
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return {decode_record(blob).key for blob in adopted}
+
+    def mark(self, record: Record) -> Outgoing | None:
+        """Its order is incomplete until somebody has dealt with the record. A mark that is itself stumbled over is not marked."""
+        try:
+            key = (record.key or b"").decode()
+            of_a_mark = isinstance(decode_fact(record.value or b""), FactParked)
+        except (ValueError, msgspec.DecodeError, RecursionError):
+            return None  # `_take_in` parks it for a reason of its own
+        if not key or of_a_mark:
+            return None
+        return Outgoing(self.topic, key, encode_fact(_mark(record, key, "processor_error")))
 
     def _repeat(self, its: Turn, entries: Sequence[AnyEntry], result: Result) -> None:
         """What these entries asked of other lanes, as far as it is still wanted, in the words of then."""

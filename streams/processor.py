@@ -148,3 +148,6 @@ class Processor(Protocol):
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         """Whose states these journal entries are pieces of."""
+
+    def mark(self, record: Record) -> Outgoing | None:
+        """A record for its own topic that tells the state of one it could not take in, for a bug; None where no state would show it."""

@@ -99,6 +99,9 @@ class ReferencesProcessor:
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return {decode_entry(blob).key for blob in adopted}
 
+    def mark(self, record: Record) -> None:
+        return None
+
     def _turn(self, key: str, turn: Turn, inputs: Inputs, now: int, result: Result) -> None:
         new, due = turn.new, 0
         for name, (record, request) in turn.arrived.items():

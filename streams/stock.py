@@ -14,7 +14,7 @@ from orders import stock as state
 from orders.fact import AnyFact, StockReleased, StockReserved, StockShort, encode_fact
 from orders.request import AnyStock, StockLevelReported, StockReleaseRequested, StockRequested
 from orders.stock import AnyEntry, Forgotten, Queued, Reservation, Reserved, Stock, decode_entry, encode_entry
-from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Result, Scores
+from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Record, Result, Scores
 from streams.reading import park, read
 
 SYSTEM = "stock"
@@ -96,6 +96,9 @@ class StockProcessor:
 
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return {decode_entry(blob).key for blob in adopted}
+
+    def mark(self, record: Record) -> None:
+        return None
 
     def _turn(self, key: str, turn: Turn, now: int, result: Result) -> None:
         new = turn.new

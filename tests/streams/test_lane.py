@@ -118,6 +118,7 @@ async def test_poison_is_parked_with_its_bytes_and_neighbours_go_on(world: World
     assert {(r.reason, r.offset, r.value) for r in rows.values()} == {("malformed", 1, b"bad"), ("processor_error", 3, b"bug")}
     assert (await world.store.standing([LANE]))[0].counts == {"accepted": 5, "done": 3, "parked": 2}
     assert len(world.log.values("out")) == 3
+    assert world.log.values("marks") == [b"bug"], "what is parked for a reason of its own was marked by its processor"
     assert all(b"a bug" not in row for _, _, row in await world.store.parked_list([LANE])), "an error's text may hold personal data"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orders.effect import Claim, Outcome, effect_id
-from orders.fact import Fact, FactUnparked, MessageReported, Tracking, encode_fact
+from orders.fact import Fact, FactUnparked, MessageReported, Tracking, decode_fact, encode_fact
 from orders.journal import (
     AnyEntry,
     Claimed,
@@ -256,6 +256,20 @@ def test_a_journal_entry_is_taken_in_by_itself_as_well_as_among_others() -> None
         alone = encode_record(JournalRecord(ORDER, [entry]))
         states |= lane.processor.rebuild(states, Inputs("facts", 3, adopted=[alone]), lane.now).states
     assert encode(states[ORDER]) == encode(lane.states[ORDER])
+
+
+def test_a_record_that_a_bug_meets_makes_its_order_incomplete_and_its_replay_complete_again() -> None:
+    lane = Lane()
+    lane.turn(*READY)
+    met = record(LIFE[-1])
+    mark = lane.processor.mark(met)
+    assert mark is not None and (mark.topic, mark.key) == ("facts", ORDER)
+    fact = decode_fact(mark.value)
+    lane.turn(fact)
+    assert view(lane.states[ORDER]).incomplete
+    assert lane.processor.mark(record(fact)) is None, "a bug that meets every fact of an order would never come to an end"
+    lane.turn(FactUnparked(order=ORDER, system="staff", object=mark_id(ORDER.encode(), met.value), at=T0 + HOUR, by="sam"))
+    assert not view(lane.states[ORDER]).incomplete
 
 
 def test_a_repeated_fact_writes_nothing() -> None:

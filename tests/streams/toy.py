@@ -90,6 +90,9 @@ class Toy:
     def keys_of(self, adopted: Sequence[bytes]) -> set[str]:
         return {json.loads(blob)["key"] for blob in adopted}
 
+    def mark(self, record: Record) -> Outgoing | None:
+        return Outgoing("marks", (record.key or b"").decode(), record.value)
+
 
 class MemoryLog:
     """`Publisher` and `Log` as lists; `down` refuses."""
