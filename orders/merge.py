@@ -147,8 +147,9 @@ def earliest(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
     if not a or not b:
         return a or b
     united = a | b
-    for name in a.keys() & b.keys():
-        united[name] = min(a[name], b[name])
+    if len(united) < len(a) + len(b):
+        for name in a.keys() & b.keys():
+            united[name] = min(a[name], b[name])
     return united
 
 
