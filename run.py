@@ -257,23 +257,26 @@ def recover(context: click.Context, open_: bool, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: run.py go-live email    run.py go-live --stop 'wrong prices'    run.py go-live --start")
-@click.argument("channel", required=False, type=click.Choice(["email", "sms", "push", "webhook"]))
+@click.argument("channel", required=False, type=click.Choice(["email", "sms", "push", "webhook", "stock"]))
 @click.option("--mode", default="live", show_default=True, type=click.Choice(["observe", "sandbox", "live", "stopped"]))
 @click.option("--stop", default="", metavar="WHY", help="Stop every channel, within 5 s.")
 @click.option("--start", is_flag=True, help="End a stop of every channel.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def go_live(context: click.Context, channel: str | None, mode: str, stop: str, start: bool, yes: bool) -> None:
-    """Let CHANNEL send, or stop it. Shows first what would have gone out; what was observed is never sent later."""
+    """Let CHANNEL send (stock: reserve), or stop it. Shows first what would have gone out; what was observed is never sent later."""
     import wire
 
     settings = _settings(context)
     if not (channel or stop or start):
         raise click.UsageError("name a channel, or --stop WHY, or --start")
+    if channel == "stock" and mode not in ("observe", "live"):
+        raise click.UsageError("stock is in observe or live; --stop WHY stops everything")
     if channel and mode == "live" and not yes:
         for line in _run(wire.would_have_sent(settings, channel)):
             click.echo(line)
-        click.confirm(f"From now on {channel} really sends. Go on?", abort=True)
+        does = "stock is really reserved in lanes of our own" if channel == "stock" else f"{channel} really sends"
+        click.confirm(f"From now on {does}. Go on?", abort=True)
     modes = _run(wire.set_modes(settings, channel, mode, stop, start))
     click.echo(
         f"version {modes.version}: {'stopped: ' + modes.stop if modes.stop else ', '.join(f'{c} {m}' for c, m in modes.channels.items())}"

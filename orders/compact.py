@@ -83,6 +83,7 @@ NUMBERS: dict[type[Fact], int] = {
     facts.FactUnparked: 25,
     facts.NoteAdded: 26,
     facts.FeedbackGiven: 27,
+    facts.EffectSettled: 28,
 }
 
 _CONVERT: dict[str, tuple[Any, Callable[[Any], Any]]] = {

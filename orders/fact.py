@@ -260,6 +260,15 @@ class FactUnparked(Fact, frozen=True, tag=True):
     record: str = ""
 
 
+class EffectSettled(Fact, frozen=True, tag=True):
+    """A person has found out what became of a call of which nobody could tell. It speaks of the attempts made before it."""
+
+    effect: str  # effect ID
+    happened: bool  # False: it did not, and is tried again if it is still wanted
+    by: str
+    reason: str
+
+
 class NoteAdded(Fact, frozen=True, tag=True):
     text: str
     by: str
@@ -295,6 +304,7 @@ AnyFact: TypeAlias = (
     | FactRetracted
     | FactParked
     | FactUnparked
+    | EffectSettled
     | NoteAdded
     | FeedbackGiven
 )

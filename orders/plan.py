@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from orders.decision import APPROVE, DECLINE, REVIEW, SHARE
-from orders.effect import Effect, effect_id
+from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Line, Tracking
 from orders.policy import Policy
 from orders.request import (
@@ -213,6 +213,8 @@ def answered(effect: Effect, view: View) -> bool:
     """Whether a fact has said what became of an effect: the asked lane's answer, or that what it was to bring about is so."""
     if effect.id in view.answered:
         return True
+    if effect.id in view.settled and effect.action in OUTSIDE and view.settled[effect.id].happened:
+        return True
     match effect.action:
         case "stock.release":
             return effect.instance in view.released
@@ -229,9 +231,16 @@ def _waits(view: View, order: Order) -> bool:
     return any(effect.open and not answered(effect, view) for effect in order.ledger.values())
 
 
-def made(effect: Effect | None) -> bool:
+def doubtful(effect: Effect, view: View) -> list[Attempt]:
+    """The attempts that may have happened; of those made before a person found that it had not happened, none."""
+    said = view.settled.get(effect.id)
+    found = -1 if said is None or said.happened else said.at
+    return [a for a in effect.attempts if a.outcome == "unknown" and a.claimed_at > found]
+
+
+def made(effect: Effect | None, view: View) -> bool:
     """Whether it happened, or may have."""
-    return effect is not None and any(a.outcome in ("", "unknown", "sent") for a in effect.attempts)
+    return effect is not None and (any(a.outcome in ("", "sent") for a in effect.attempts) or bool(doubtful(effect, view)))
 
 
 def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
@@ -244,9 +253,9 @@ def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
     elif view.paid > view.refunded:
         effects.append(REFUND)
     for parcel in view.parcels.values():
-        if made(order.ledger.get(f"{LABEL} {parcel.id}")) or parcel.tag is Tracking.LABEL_CREATED:
+        if made(order.ledger.get(f"{LABEL} {parcel.id}"), view) or parcel.tag is Tracking.LABEL_CREATED:
             effects.append(f"{VOID} {parcel.id}")
-    if view.picked or any(name.startswith(PICK) and made(effect) for name, effect in order.ledger.items()):
+    if view.picked or any(name.startswith(PICK) and made(effect, view) for name, effect in order.ledger.items()):
         effects.append("team.notice cancelled_after_pick")
 
 
@@ -266,7 +275,7 @@ def guard(effect: Effect, view: View, order: Order) -> str:
         return ""
     if effect.undoes:
         undone = next((e for e in order.ledger.values() if e.id == effect.undoes), None)
-        return "undoes_open" if undone is not None and undone.open and made(undone) else ""
+        return "undoes_open" if undone is not None and undone.open and not answered(undone, view) and made(undone, view) else ""
     if view.incomplete:
         return "incomplete"
     if action == "payment.refund":

@@ -113,6 +113,7 @@ class View(msgspec.Struct, gc=False):
     # answers of other lanes
     answered: Mapping[str, str] = EMPTY  # effect ID -> outcome
     messages: Mapping[str, str] = EMPTY  # effect ID of a message -> its latest outcome or receipt
+    settled: Mapping[str, Any] = EMPTY  # effect ID -> the latest EffectSettled about it
 
     # parcels
     parcels: Mapping[str, Parcel] = EMPTY
@@ -344,6 +345,10 @@ def _feedback(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.feedback = f.score
 
 
+def _settled(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.settled = {**v.settled, f.effect: f}
+
+
 def _retracted(v: View, f: Any, persons: dict[str, Person]) -> None:
     pass  # taken into account before the pass: what it names is not looked at
 
@@ -393,6 +398,7 @@ HANDLERS: dict[type[Fact], _Handler] = {
         (facts.FactUnparked, _unparked),
         (facts.NoteAdded, _note),
         (facts.FeedbackGiven, _feedback),
+        (facts.EffectSettled, _settled),
     )
 }
 

@@ -49,8 +49,10 @@ from orders.plan import (
     blocked,
     body,
     customer_of,
+    doubtful,
     freed,
     guard,
+    made,
     parts,
     plan,
     repeat_at,
@@ -445,7 +447,7 @@ class OrdersProcessor:
             if not effect.open or answered(effect, v):
                 continue
             last = effect.attempts[-1] if effect.attempts else None
-            if name not in wanted and effect.action not in KEPT and (last is None or last.outcome == "retryable"):
+            if name not in wanted and effect.action not in KEPT and (last is None or last.outcome == "retryable" or not made(effect, v)):
                 self._withdraw(name, effect, its, now, result)
             elif effect.action not in OUTSIDE:
                 if effect.offered_at != now and self._asks_again(name, effect, its, now):
@@ -454,7 +456,7 @@ class OrdersProcessor:
             elif last is not None and not last.outcome:
                 times.append(last.deadline + policy.grace_ms)
             elif name in wanted and not guard(effect, v, order):
-                at = self._claim_at(effect)
+                at = self._claim_at(effect, v)
                 if at and at <= now:
                     claimable.append((turn(v, policy), name, its, effect))
                 elif at:
@@ -488,13 +490,13 @@ class OrdersProcessor:
             name, effect.id, v, its.order, now
         )
 
-    def _claim_at(self, effect: Effect) -> int:
+    def _claim_at(self, effect: Effect, view: View) -> int:
         """When an effect may be tried (1: at once); 0: not before a person has looked at it."""
         if not effect.attempts:
             return 1
         if len(effect.attempts) >= self._policy.max_attempts:
             return 0
-        if effect.attempts[-1].outcome == "unknown" and self._ability(effect) == "neither":
+        if self._ability(effect) == "neither" and doubtful(effect, view):
             return 0
         return retry_at(effect, self._policy)
 
@@ -515,8 +517,8 @@ class OrdersProcessor:
             assert v is not None
             key = order.id
             if self._ability(effect) != "lookup":
-                doubtful = {a.body_hash for a in effect.attempts if a.outcome == "unknown"}
-                if doubtful and doubtful != {_digest(body(effect, v, order, policy))}:
+                sent = {a.body_hash for a in doubtful(effect, v)}
+                if sent and sent != {_digest(body(effect, v, order, policy))}:
                     continue  # it may have been taken with other bytes: held, and shown as unknown
             if mode not in ("live", "sandbox") or not channels.take("webhook"):
                 self._due(result, key, channels.retry_at("webhook", now))
@@ -597,7 +599,7 @@ def tags(v: View, order: Order) -> tuple[str, ...]:
     if v.contradictions or v.currency_conflict or v.disputed or v.dispute_lost:
         found.append("finance")
     if order.ledger or v.messages:
-        unknown = any(e.open and e.attempts and e.attempts[-1].outcome == "unknown" and not answered(e, v) for e in order.ledger.values())
+        unknown = any(e.open and not answered(e, v) and e.attempts[-1] in doubtful(e, v) for e in order.ledger.values() if e.attempts)
         if unknown or "unknown" in v.messages.values():
             found.append("unknown")
     return tuple(found)

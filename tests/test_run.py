@@ -170,6 +170,9 @@ def test_modes_are_changed_with_their_version_and_what_was_never_observed_is_sai
     assert say("--config", config, "go-live", "--start").out.startswith("version 3: email live")
     assert "nothing has been observed on sms yet" in say("--config", config, "go-live", "sms").out  # and nobody said yes
     assert say("--config", config, "go-live", "email", "--mode", "observe").out.startswith("version 4: email observe")
+    assert "From now on stock is really reserved" in say("--config", config, "go-live", "stock").out
+    assert "stock live" in say("--config", config, "go-live", "stock", "--yes").out
+    assert "observe or live" in failing(say, "--config", config, "go-live", "stock", "--mode", "sandbox", code=2)
 
 
 # --- what a user can meet

@@ -19,6 +19,7 @@ from messages.way_back import WayBack
 from model.features import features
 from orders import journal, reference, request, stock
 from orders import state as order_state
+from orders.compact import NUMBERS
 from orders.decision import Decision
 from orders.fact import FACT_VERSION, Fact, decode_fact, encode_fact
 from orders.merge import absorb
@@ -38,6 +39,7 @@ from tests.streams.toy import MemoryLog
 from web.app import _refusal
 
 SAMPLES = Path(__file__).parent / "samples" / "states"
+KINDS_THEN = 27  # of facts, when the samples of orders were written down; kinds are only ever added
 REQUESTS = {
     "stock": request.StockLevelReported(at=T0, sku="LAMP-1", location="main", on_hand=3, system="wms:lumi"),
     "customers": request.ConsentReported(at=T0, customer="lumi:77", channel="sms", granted=False),
@@ -91,7 +93,8 @@ def test_a_field_that_was_taken_away_is_parked_as_schema() -> None:
 def an_order() -> Order:
     order = Order(ORDER)
     for fact in EACH:
-        absorb(order, fact)
+        if NUMBERS[type(fact)] <= KINDS_THEN:
+            absorb(order, fact)
     absorb(order, placed(version=2, total=5999))  # another variant of the same report
     decision = Decision(1, T0 + 2, "review", "model", b"0123456789abcdef", T0 + 2, 6100, 40, 7, 900, 3050, "demo-1", ("velocity",))
     for entry in (

@@ -201,19 +201,21 @@ def _effect(effect: Effect) -> Iterator[Moment]:
     if effect.offered_at:
         yield Moment(at=effect.offered_at, kind="effect", title=f"Wanted: {title}", by="plan")
     for attempt in effect.attempts:
-        yield _attempt(title, attempt)
+        yield _attempt(title, attempt, effect.id)
     if effect.closed:
         closed = CLOSED.get(effect.closed, words(effect.closed))
         yield Moment(at=effect.closed_at, kind="effect", title=title, by="plan", detail=(closed,))
 
 
-def _attempt(title: str, attempt: Attempt) -> Moment:
+def _attempt(title: str, attempt: Attempt, effect: str) -> Moment:
     text, tone = OUTCOME.get(attempt.outcome, (words(attempt.outcome), ""))
     if attempt.reason:
         text = f"{text} ({words(attempt.reason).lower()})"
     said = [text]
     if attempt.reference:
         said.append(f"reference {attempt.reference}")
+    if attempt.outcome == "unknown":
+        said.append(f"effect {effect}")  # what a person names who finds out
     verb = "Asked what became of it" if attempt.lookup else f"Attempt {attempt.number}"
     return Moment(
         at=attempt.outcome_at or attempt.claimed_at,
@@ -292,6 +294,7 @@ TITLES: dict[str, tuple[str, _Tell | None, str]] = {
     ),
     "FactParked": ("A report could not be read", lambda f, v: [words(f.reason)], WARN),
     "FactUnparked": ("A parked report was dealt with", lambda f, v: [f"by {f.by}" if f.by else ""], GOOD),
+    "EffectSettled": ("Found out", lambda f, v: ["it happened" if f.happened else "it did not happen", f.reason, f"by {f.by}"], ""),
     "NoteAdded": ("Note", lambda f, v: [f.text, f"by {f.by}"], ""),
     "FeedbackGiven": ("Feedback", lambda f, v: [f"{f.score} points"], ""),
 }

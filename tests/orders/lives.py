@@ -193,6 +193,9 @@ EACH: tuple[Fact, ...] = (
     facts.FactUnparked(order=ORDER, system="staff", object="bad-1", at=T0 + 2 * HOUR, by="sam"),
     facts.NoteAdded(order=ORDER, system="staff", object="n-1", at=T0 + HOUR, text="called", by="sam"),
     facts.FeedbackGiven(order=ORDER, system="survey", object="f-1", at=T0 + 9 * DAY, score=9),
+    facts.EffectSettled(
+        order=ORDER, system="staff", object="s-1", at=T0 + HOUR, effect="abc", happened=False, by="sam", reason="asked the warehouse"
+    ),
 )
 
 

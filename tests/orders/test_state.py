@@ -56,9 +56,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_facts_and_states_of_every_older_version_are_read_as_what_they_were() -> None:
-    """When a version is added, its files are added beside these, which are never written again."""
+    """When a version is added, its files are added beside these, which are never written again; kinds added since stand at the end."""
     reports = [decode_fact(line) for line in (GOLDEN / "facts-1.jsonl").read_bytes().splitlines()]
-    assert reports == list(EACH)
+    assert reports == list(EACH[: len(reports)])
     order = Order(ORDER)
     for piece in (*reports, *ENTRIES):
         order = merge(order, piece) if isinstance(piece, Fact) else adopt(order, piece)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orders.effect import Claim, Outcome, effect_id
-from orders.fact import Fact, FactUnparked, MessageReported, Tracking, decode_fact, encode_fact
+from orders.fact import EffectSettled, Fact, FactUnparked, MessageReported, Tracking, decode_fact, encode_fact
 from orders.journal import (
     AnyEntry,
     Claimed,
@@ -465,6 +465,62 @@ def test_an_attempt_nobody_tells_of_is_unknown_after_its_deadline_and_shown_and_
     assert len(lane.claims) == 1
     lane.end(lane.claims[0], "sent")  # told after all
     assert "unknown" not in lane.tags[ORDER]
+
+
+def settled(lane: Lane, happened: bool, at: int = 0) -> EffectSettled:
+    effect = lane.claims[0].effect
+    return EffectSettled(
+        order=ORDER,
+        system="staff",
+        object=f"{effect}:{at}",
+        at=at or lane.now,
+        effect=effect,
+        happened=happened,
+        by="sam",
+        reason="asked them",
+    )
+
+
+def unknown(lane: Lane, *facts: Fact) -> None:
+    lane.turn(*(facts or READY))
+    lane.end(lane.claims[0], "unknown")
+    assert "unknown" in lane.tags[ORDER]
+
+
+def test_a_person_who_finds_that_it_happened_settles_an_unknown_for_good() -> None:
+    lane = Lane()
+    unknown(lane)
+    lane.turn(settled(lane, True))
+    assert "unknown" not in lane.tags[ORDER]
+    lane.turn(now=lane.now + DAY, due=[ORDER])
+    assert len(lane.claims) == 1
+
+
+def test_what_a_person_finds_not_to_have_happened_is_tried_again_once() -> None:
+    lane = Lane()
+    unknown(lane)
+    lane.turn(settled(lane, False))
+    assert "unknown" not in lane.tags[ORDER]
+    while len(lane.claims) < 2:
+        lane.wait()
+    assert (lane.claims[1].effect, lane.claims[1].attempt) == (lane.claims[0].effect, 2)
+    lane.end(lane.claims[1], "unknown")
+    assert "unknown" in lane.tags[ORDER], "the finding spoke of the first attempt only"
+    lane.turn(now=lane.now + DAY, due=[ORDER])
+    assert len(lane.claims) == 2
+
+
+def test_what_did_not_happen_and_is_no_longer_wanted_is_withdrawn_and_leaves_nothing_to_undo() -> None:
+    lane = Lane()
+    unknown(lane)
+    assert lane.claims[0].effect == next(iter(lane.claimed("warehouse.pick"))).effect
+    lane.turn(cancel())
+    assert lane.claimed("team.notice"), "it may have been picked: the warehouse is told"
+    other = Lane()
+    unknown(other)
+    other.turn(settled(other, False))
+    other.turn(cancel())
+    assert other.of(Withdrawn) and not [c for c in other.claimed("team.notice") if b"cancelled_after_pick" in c.body]
 
 
 @pytest.mark.parametrize(("ability", "lookup"), [("keyed", False), ("lookup", True)])

@@ -96,6 +96,7 @@ def test_an_effect_is_told_from_wish_to_outcome() -> None:
         "Wanted: Warehouse pick main", "Warehouse pick main: attempt 1", "Warehouse pick main: asked what became of it",
     ]  # fmt: skip
     assert told[1].tone == "warn" and "nobody can tell" in told[1].detail[0] and "(no answer)" in told[1].detail[0]
+    assert told[1].detail[1] == f"effect {id}", "who finds out what became of it has to name it"
     assert told[2].detail == ("done", "reference wms-4")
 
 
