@@ -7,6 +7,7 @@ fits the log; what does not fit stops that partition and makes the worker not re
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -69,6 +70,7 @@ class Worker:
         self._reposition = reposition
         self._resting: dict[TP, Lane] = {}
         self._raising: dict[TP, asyncio.Task[None]] = {}
+        self._spent: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by processor and stage, of lanes that are elsewhere
         self._assigned_once = False
         self._closing = False
 
@@ -79,7 +81,9 @@ class Worker:
             if tp not in self.lanes and tp.topic in self._processors:
                 self.lanes[tp] = self._resting.pop(tp) if tp in self._resting else self._make(tp)
                 self._raise(tp)
-        self._resting.clear()  # another worker has them now
+        for lane in self._resting.values():  # another worker has them now
+            self._spent[lane.id.processor].update(lane.stages)
+        self._resting.clear()
 
     async def revoked(self, partitions: frozenset[TP]) -> None:
         leaving = {tp: lane for tp in partitions if (lane := self.lanes.pop(tp, None)) is not None}
@@ -126,13 +130,11 @@ class Worker:
         return self._assigned_once and not self._closing and not self.stopped and all(lane.positioned for lane in self.lanes.values())
 
     def stages(self) -> dict[str, dict[str, float]]:
-        """Seconds that the running lanes of each processor have spent in each stage of their turns."""
-        spent: dict[str, dict[str, float]] = {}
-        for lane in self.lanes.values():
-            its = spent.setdefault(lane.id.processor, dict.fromkeys(STAGES, 0.0))
-            for stage, seconds in lane.stages.items():
-                its[stage] += seconds
-        return spent
+        """Seconds that the lanes of each processor have spent here in each stage of their turns, those that left included."""
+        spent = {name: Counter(stages) for name, stages in self._spent.items()}
+        for lane in (*self.lanes.values(), *self._resting.values()):
+            spent.setdefault(lane.id.processor, Counter()).update(lane.stages)
+        return {name: {stage: stages[stage] for stage in STAGES} for name, stages in spent.items()}
 
     async def close(self) -> None:
         self._closing = True

@@ -147,6 +147,20 @@ async def test_what_comes_back_while_its_token_stands_keeps_its_cache(world: Wor
     await worker.close()
 
 
+async def test_the_time_spent_in_lanes_that_leave_stays_counted(world: World) -> None:
+    worker = world.worker()
+    await up(worker, world)
+    await world.facts(b"x", b"x", b"x")
+    await world.feed(worker)
+    await until(at(worker, 3))
+    await worker.revoked(frozenset({FACTS}))
+    spent = worker.stages()["toy"]
+    assert spent["commit"] > 0
+    worker.assigned(frozenset())
+    assert worker.stages()["toy"] == spent
+    await worker.close()
+
+
 async def test_what_another_worker_had_meanwhile_is_read_from_the_store(world: World) -> None:
     await world.facts(*[b"x"] * 3)
     worker, other = world.worker(), world.worker()
