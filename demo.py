@@ -205,7 +205,7 @@ async def _healthy(client: httpx.AsyncClient, port: int) -> bool:
 
 
 class Picture(msgspec.Struct):
-    """What is known at one moment, for the console and for the result."""
+    """What is known at one moment, for the console and, as `result`, for who asked for the run."""
 
     orders: int = 0
     statuses: dict[str, int] = {}
@@ -219,6 +219,21 @@ class Picture(msgspec.Struct):
     fallback_scores: int = 0
     messages: dict[str, int] = {}
     duplicates: int = 0
+
+    def result(self, statuses: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "orders": sum(statuses.values()),
+            "orders_by_status": dict(statuses),
+            "facts_in": self.facts_in,
+            "done": self.done,
+            "parked": self.parked,
+            "waiting": self.waiting,
+            "messages": self.messages,
+            "duplicate_messages": self.duplicates,
+            "unknown": self.tags.get("unknown", 0),
+            "scores": self.scores,
+            "fallback_scores": self.fallback_scores,
+        }
 
 
 async def look(settings: Settings, store: Store, log: Log) -> Picture:
@@ -347,17 +362,7 @@ async def _watch(
     elapsed = (fed_at or loop.time()) - began
     stats = json.loads((settings.folder / "stats.json").read_text())
     return {
-        "orders": picture.orders,
-        "orders_by_status": picture.statuses,
-        "facts_in": picture.facts_in,
-        "done": picture.done,
-        "parked": picture.parked,
-        "waiting": picture.waiting,
-        "messages": picture.messages,
-        "duplicate_messages": picture.duplicates,
-        "unknown": picture.tags.get("unknown", 0),
-        "scores": picture.scores,
-        "fallback_scores": picture.fallback_scores,
+        **picture.result(picture.statuses),
         "facts_per_second": round((picture.done - before.done) / elapsed, 1),
         "latency_ms": stats["latency_ms"],
         "memory_pss_mb": round(peak / 1e6),

@@ -21,7 +21,6 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
-from ipaddress import ip_address
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from connectors.base import Secret
+from connectors.base import Secret, is_loopback
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from messages.render import Brand, Renderer
@@ -188,11 +187,7 @@ async def store_of(settings: Settings, start: bool = True, lock_wait_s: float = 
 
 
 def _loopback(address: str) -> bool:
-    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(urlsplit(address if "://" in address else f"//{address}").hostname or "")
 
 
 decode_modes = msgspec.json.Decoder(Modes).decode

@@ -242,19 +242,9 @@ async def run(folder: Path, speed: float | None, limit: int | None, environ: Map
             stopping.cancel()
             await asyncio.sleep(STATS_S)
             stats = json.loads((data / "stats.json").read_text())
-    statuses = {status.value: picture.tags[status.value] for status in Status if status.value in picture.tags}
+    statuses: dict[str, int] = {status.value: picture.tags[status.value] for status in Status if status.value in picture.tags}
     return {
-        "orders": sum(statuses.values()),
-        "orders_by_status": statuses,
-        "facts_in": picture.facts_in,
-        "done": picture.done,
-        "parked": picture.parked,
-        "waiting": picture.waiting,
-        "messages": picture.messages,
-        "duplicate_messages": picture.duplicates,
-        "unknown": picture.tags.get("unknown", 0),
-        "scores": picture.scores,
-        "fallback_scores": picture.fallback_scores,
+        **picture.result(statuses),
         "facts_per_second": round(fed.facts / seconds, 1),
         "latency_ms": stats["latency_ms"],
         "not_applicable": fed.not_applicable,

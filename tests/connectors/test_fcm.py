@@ -19,10 +19,10 @@ from connectors.fcm import Fcm
 from connectors.http import Reply
 from connectors.stand_ins import PROJECT, Faults, StandIns
 from orders.effect import Claim
+from tests.connectors.published import published
 
 NOW = 1_795_000_000_000
 SAMPLES = Path(__file__).parents[1] / "samples" / "fcm"
-SHARED = Path(__file__).parents[2].parent / "shared" / "contracts" / "fcm"
 
 
 def fcm(**settings: Any) -> Fcm:
@@ -56,10 +56,7 @@ def test_a_reply_has_one_meaning(case: dict[str, Any]) -> None:
 
 
 def test_the_vendors_own_sample_of_an_invalid_token_refuses_the_recipient() -> None:
-    file = SHARED / "samples" / "error-invalid-token.json"
-    if not file.exists():
-        pytest.skip("../shared/contracts is not here")
-    assert fcm().read(Reply(400, {}, file.read_bytes())) == Refused(Reason.RECIPIENT)
+    assert fcm().read(Reply(400, {}, published("fcm", "samples", "error-invalid-token.json"))) == Refused(Reason.RECIPIENT)
 
 
 def test_the_effect_travels_in_the_data_and_the_sandbox_flag_only_when_asked_for() -> None:
@@ -75,10 +72,7 @@ async def test_reserved_names_in_data_are_malformed(name: str) -> None:
 
 
 def test_what_we_send_is_what_the_discovery_document_describes() -> None:
-    file = SHARED / "spec" / "fcm.v1.discovery.json"
-    if not file.exists():
-        pytest.skip("../shared/contracts is not here")
-    document = json.loads(file.read_text())
+    document = json.loads(published("fcm", "spec", "fcm.v1.discovery.json"))
     schema = {"$ref": "#/$defs/SendMessageRequest", "$defs": {name: closed(kind) for name, kind in document["schemas"].items()}}
     for request in (fcm().render(claim()), fcm(validate_only=True, priority="NORMAL").render(claim())):
         jsonschema.validate(json.loads(request.body), schema)

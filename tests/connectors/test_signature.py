@@ -7,7 +7,6 @@ import hmac
 import json
 from base64 import b64encode
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 from connectors.base import Secret
 from connectors.signature import BodyHmac, Scheme, Sent, SharedSecret, StandardWebhooks, StripeSignature, Verdict
 from connectors.webhook import sign, signing_key
+from tests.connectors.published import published
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "contracts"
 NOW = 1_700_000_000_000
 SECONDS = str(NOW // 1000)
 BODY = b'{"id": 820982911946154508, "total": "398.00"}'
@@ -120,13 +119,6 @@ def test_no_header_makes_a_check_fail_in_another_way(headers: dict[str, str], bo
 
 
 # --- what vendors have published
-def published(*place: str) -> bytes:
-    path = SHARED.joinpath(*place)
-    if not path.exists():
-        pytest.skip("../shared/contracts is not here")
-    return path.read_bytes()
-
-
 def vectors(*place: str) -> Any:
     return json.loads(published(*place))
 

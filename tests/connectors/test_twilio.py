@@ -18,10 +18,10 @@ from connectors.http import Reply, Request
 from connectors.stand_ins import ACCOUNT, MESSAGING_SERVICE, StandIns
 from connectors.twilio import Twilio
 from orders.effect import Claim
+from tests.connectors.published import published
 
 NOW = 1_795_000_000_000
 SAMPLES = Path(__file__).parents[1] / "samples" / "twilio"
-SHARED = Path(__file__).parents[2].parent / "shared" / "contracts" / "twilio"
 
 
 def twilio(**settings: Any) -> Twilio:
@@ -127,10 +127,7 @@ def test_a_look_up_that_was_not_answered_proves_nothing(reply: Reply) -> None:
 
 @pytest.fixture(scope="module")
 def specification() -> OpenAPI:
-    file = SHARED / "spec" / "api_v2010.messages.json"
-    if not file.exists():
-        pytest.skip("../shared/contracts is not here")
-    return OpenAPI.from_dict(json.loads(file.read_text()))
+    return OpenAPI.from_dict(json.loads(published("twilio", "spec", "api_v2010.messages.json")))
 
 
 def as_specified(request: Request) -> MockRequest:

@@ -357,13 +357,19 @@ async def test_an_outbox_of_another_installation_is_not_published(world: World) 
     assert world.log.values("out") == [b"k0 1"]
 
 
-async def test_what_came_of_the_last_calls_is_committed_by_a_stop(world: World) -> None:
+async def calling(world: World, *values: bytes) -> Worker:
+    """A worker whose sender is in a call that does not come back before `world.sender.let` is set."""
     world.sender.let.clear()
-    await world.facts(b"send")
+    await world.facts(*values or (b"send",))
     worker = world.worker()
     await up(worker, world)
     await world.feed(worker)
     await until(lambda: world.sender.claims)
+    return worker
+
+
+async def test_what_came_of_the_last_calls_is_committed_by_a_stop(world: World) -> None:
+    worker = await calling(world)
     asyncio.get_running_loop().call_later(0.05, world.sender.let.set)
     await worker._dispatcher.close(5)
     await worker.close()
@@ -372,12 +378,7 @@ async def test_what_came_of_the_last_calls_is_committed_by_a_stop(world: World) 
 
 async def test_a_call_under_way_when_its_partition_leaves_is_waited_for(world: World) -> None:
     """Otherwise every rebalance would leave a handful of messages of which nobody knows whether they were sent."""
-    world.sender.let.clear()
-    await world.facts(b"send", b"x")
-    worker = world.worker()
-    await up(worker, world)
-    await world.feed(worker)
-    await until(lambda: world.sender.claims)
+    worker = await calling(world, b"send", b"x")
     leaving = asyncio.create_task(worker.revoked(frozenset({FACTS})))
     await world.facts(b"send")
     asyncio.get_running_loop().call_later(0.1, world.sender.let.set)
@@ -388,12 +389,7 @@ async def test_a_call_under_way_when_its_partition_leaves_is_waited_for(world: W
 
 async def test_a_call_that_hangs_keeps_a_partition_from_leaving_only_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "CALLS_S", 0.05)
-    world.sender.let.clear()
-    await world.facts(b"send")
-    worker = world.worker()
-    await up(worker, world)
-    await world.feed(worker)
-    await until(lambda: world.sender.claims)
+    worker = await calling(world)
     async with asyncio.timeout(2):
         await worker.revoked(frozenset({FACTS}))
     assert Toy.decode((await world.store.state(LANE, "k0")) or b"")["sends"] == {"k0-0": {"state": "claimed"}}
@@ -401,12 +397,7 @@ async def test_a_call_that_hangs_keeps_a_partition_from_leaving_only_for_a_while
 
 
 async def test_an_outcome_whose_commit_failed_is_known_to_the_lane_that_comes_back(world: World) -> None:
-    world.sender.let.clear()
-    await world.facts(b"send")
-    worker = world.worker()
-    await up(worker, world)
-    await world.feed(worker)
-    await until(lambda: world.sender.claims)
+    worker = await calling(world)
     await world.store.acquire(LANE)  # a thief for a moment
     world.sender.let.set()
     await until(lambda: FACTS in worker.unpositioned_since)
