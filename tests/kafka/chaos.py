@@ -10,11 +10,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from connectors.fake_shop import FakeShop
 from connectors.stand_ins import Faults, StandIns
+from model import rules
+from model.features import features
+from model.score import unpack
+from orders.decision import APPROVE, SHARE, verdict_of
 from orders.fact import encode_fact
 from orders.plan import answered
-from orders.view import view
+from orders.policy import Policy
+from orders.status import STATUS, Status
+from orders.view import View, view
 from streams.clock import WallClock
 from streams.transport import LogDown
 from tests.conftest import Kafka
@@ -22,6 +30,7 @@ from tests.kafka.installation import Installation, installation, sink
 
 LEASE_S = 3.0
 MESSAGES = ("email", "sms", "push")
+BEFORE_SHIPPING = [status for _, status in STATUS[[status for _, status in STATUS].index(Status.ON_HOLD) :]]
 
 
 class Shop:
@@ -135,19 +144,26 @@ async def verdict(its: Installation, shop: Shop, judge: StandIns | None) -> dict
     assert sums["waiting"] == sums["parked"] == 0
     ends = await its.log.bounds("facts")
     assert sum(end for _, end in ends.values()) >= shop.acknowledged
-    statuses = await its.statuses()
+    views = {key: view(order) for key, order in (await its.decoded("facts")).items()}
     expected = {f"{shop.shop.shop}:{100_000 + n}": shop.shop.expected(n).status for n in range(shop.orders)}
-    differing = {key: (status, statuses.get(key)) for key, status in expected.items() if statuses.get(key) != status}
+    assert views.keys() == expected.keys()
+    true = {key: "on_hold" if status in BEFORE_SHIPPING and suspicious(views[key]) else status for key, status in expected.items()}
+    differing = {key: (status, views[key].status.value) for key, status in true.items() if views[key].status != status}
     assert not differing, f"{len(differing)} of {shop.orders} orders: {dict(list(differing.items())[:5])}"
-    assert statuses.keys() == expected.keys()
     states = await its.check_states()
-    found = {"orders": len(statuses), "states": states, **sums}
+    found = {"orders": len(views), "states": states, **sums}
     if its.settings.archive:
         found["archived"] = await its.check_archive()
         assert found["archived"] > shop.acknowledged
     if judge is not None:
         found |= await check_messages(its, judge)
     return found
+
+
+def suspicious(v: View) -> bool:
+    """Whether the rules, which score here, send an order to a person by all that is known in the end: the shop's truth leaves that out."""
+    (fraud,) = unpack(rules.score(np.array([features(v)], np.float32))).fraud
+    return verdict_of(round(float(fraud) * SHARE), Policy()) != APPROVE
 
 
 async def check_messages(its: Installation, judge: StandIns) -> dict[str, Any]:
