@@ -30,6 +30,7 @@ import wire
 from connectors.fake_shop import FakeShop, Report
 from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, SIGNING
 from connectors.store import Store
+from meter import read_stats
 from orders.fact import Fact, encode_fact
 from settings import Settings
 from streams.clock import WallClock
@@ -195,7 +196,7 @@ def _any_done(tasks: list[asyncio.Future[Any]]) -> bool:
 
 
 def _ready(stats: Path) -> bool:
-    return stats.exists() and bool(json.loads(stats.read_text())["ready"])
+    return stats.exists() and bool(read_stats(stats)["ready"])
 
 
 async def _healthy(client: httpx.AsyncClient, port: int) -> bool:
@@ -360,7 +361,7 @@ async def _watch(
     stopping.cancel()
     feeding.cancel()
     elapsed = (fed_at or loop.time()) - began
-    stats = json.loads((settings.folder / "stats.json").read_text())
+    stats = read_stats(settings.folder / "stats.json")
     return {
         **picture.result(picture.statuses),
         "facts_per_second": round((picture.done - before.done) / elapsed, 1),

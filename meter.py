@@ -5,9 +5,11 @@ What the demo and the benches read lies in `stats.json` of the data folder, once
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from streams.processor import Inputs, Processor, Result, Scores
 from streams.worker import Worker
 
 MODES = ("observe", "sandbox", "live", "stopped")
+READ_TRIES, READ_PAUSE_S = 50, 0.002
 STOPPED = {"rebuilding": "recovering"}  # every other reason for which a partition stops is a mismatch of what it needs to go on
 
 
@@ -185,12 +188,31 @@ class Meter:
 
 
 def write_stats(folder: Path, stats: Mapping[str, Any]) -> None:
-    """As `stats-PID.json`, and as `stats.json`: the latest of any worker, as several may share a folder."""
-    own, link = own_stats(folder), folder / f"stats.{os.getpid()}.new"
-    link.write_text(json.dumps(stats))
-    link.replace(own)
-    link.hardlink_to(own)
-    link.replace(folder / "stats.json")
+    """As `stats-PID.json`, which is `stats.json` too for the worker of a folder that started last.
+
+    Over what was there, for `read_stats`: to free the blocks of a file that is replaced every second, a disk may take
+    two hundred milliseconds, in which no commit of the store comes back.
+    """
+    own = own_stats(folder)
+    data = json.dumps(stats).encode()
+    if not own.exists():
+        own.write_bytes(data)
+        link = folder / f"stats.{os.getpid()}.new"
+        link.hardlink_to(own)
+        link.replace(folder / "stats.json")
+        return
+    with open(own, "r+b", buffering=0) as file:
+        file.write(data.ljust(own.stat().st_size))
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """What a worker wrote last. Raises OSError, ValueError for what is no such file."""
+    for _ in range(READ_TRIES):
+        with contextlib.suppress(json.JSONDecodeError):  # it was just being written
+            found: dict[str, Any] = json.loads(path.read_bytes())
+            return found
+        time.sleep(READ_PAUSE_S)
+    raise ValueError(f"{path} does not hold what a worker measured")
 
 
 def own_stats(folder: Path) -> Path:

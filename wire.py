@@ -634,7 +634,8 @@ async def keep_modes(store: Store, settings: Settings, dispatcher: Dispatcher, w
 async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Store, folder: Path) -> None:
     for turn in count():
         meter.look(w, dispatcher)
-        write_stats(folder, {**meter.stats(), "stages": w.stages(), "ready": w.is_ready()})
+        stats = {**meter.stats(), "stages": w.stages(), "ready": w.is_ready()}
+        await asyncio.to_thread(write_stats, folder, stats)  # a disk that is being synced holds up even a rename
         if turn % 5 == 0:
             with contextlib.suppress(StoreDown, StoreRefused):
                 await meter.ask(store, w)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -28,6 +27,7 @@ import wire
 from actors.ray_local import process_tree
 from bench.machine import Usage, folder_bytes, usages
 from connectors.store import LaneId, Store
+from meter import read_stats
 from settings import Settings
 from streams.lane import STAGES
 from streams.transport import Log
@@ -132,7 +132,7 @@ class Installation:
 
     def stats(self) -> list[dict[str, Any]]:
         """What each worker measured of itself, at most a second old."""
-        return [json.loads((self.folder / f"stats-{worker.pid}.json").read_text()) for worker in self._workers]
+        return [read_stats(self.folder / f"stats-{worker.pid}.json") for worker in self._workers]
 
     def stages(self) -> dict[str, dict[str, float]]:
         """Seconds by processor and stage, of all workers."""

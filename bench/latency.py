@@ -4,7 +4,10 @@ The whole pipeline as in `pipeline.py`: real log, `appendfsync always`, Ray, all
 facts at their times (what is due as soon as the append before is acknowledged; they are made before, so that making them
 costs nothing here). The log's timestamp of a record is the time of its append; the worker looks at the clock when the commit of
 its turn was acknowledged by the store, for each record of turns of up to 256, for larger ones at their ends: resolution 1 ms,
-on bins 2 % wide. A warm-up before each pace is not counted.
+on bins 2 % wide. The paces take turns, round by round; what counts is the median over the rounds.
+
+Not counted: a warm-up at the highest pace (the broker compiles its own code for the first half minute, on a quarter of a core)
+and the first seconds of each pace.
 
     python bench/latency.py [--rates 2000,5000] [--seconds 20] [--warm-up 8] [--log kafka|embedded] [--json]
 """
@@ -38,6 +41,7 @@ TICK_S = 0.01
 ORDERS_PER_FACT = 0.25  # a little more than needed: an order has four to five
 SETTLE_S = 1.5  # the worker writes what it measured once a second
 REST_S = 30.0
+LEAD_S = 2.0  # of each pace, before it is measured
 
 
 class Row(msgspec.Struct):
@@ -96,17 +100,18 @@ class _Feeder:
         return sent
 
 
-async def measure(plan: Plan, rates: list[int], seconds: float, warm_up: float, seed: int) -> list[Row]:
+async def measure(plan: Plan, rates: list[int], seconds: float, warm_up: float, rounds: int, seed: int) -> list[Row]:
     """One installation, one pace after another. Raises wire.Failed."""
     rows: list[Row] = []
     async with installation(plan) as its:
-        orders = int(sum(rates) * (seconds + warm_up + 1) * ORDERS_PER_FACT) + 1000
+        facts = max(rates) * warm_up + rounds * sum(rates) * (seconds + LEAD_S)
+        orders = int(facts * ORDERS_PER_FACT * 1.05) + 1000
         shop = shop_of(orders, seed, int(time.time() * 1000))
-        records = iter(list(itertools.islice(_records(shop, orders), int(sum(rates) * (seconds + warm_up) * 1.1) + 1000)))
-        feeder = _Feeder(its, records)
+        feeder = _Feeder(its, iter(list(itertools.islice(_records(shop, orders), int(facts * 1.1) + 1000))))
         await its.start_workers()
-        for rate in rates:
-            await feeder.pace(rate, warm_up)
+        await feeder.pace(max(rates), warm_up)
+        for rate in rates * rounds:
+            await feeder.pace(rate, LEAD_S)
             await _rested(its)
             before, used = its.latencies(), await asyncio.to_thread(its.usages)
             began = time.monotonic()
@@ -147,22 +152,31 @@ def report(plan: Plan, rows: list[Row], console: Console) -> None:
     for row in rows:
         cells = (f"{row.appended:,.0f}", row.p50, row.p95, row.p99, row.worst, row.feeder_wait_p99, row.worker_cores)
         say("| " + " | ".join(str(cell) for cell in (*cells, *row.other_cores.values())) + " |", highlight=False)
+    for rate, median in medians(rows).items():
+        say(f"\nmedian p99 at {rate:,}/s: {median} ms", highlight=False)
+
+
+def medians(rows: list[Row]) -> dict[int, float]:
+    """Median of the p99, ms, by rate."""
+    return {rate: statistics.median(row.p99 for row in rows if row.rate == rate) for rate in dict.fromkeys(row.rate for row in rows)}
 
 
 @click.command(help=__doc__)
 @click.option("--rates", default="2000,5000", show_default=True, help="facts per second, one after another")
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1, 3600))
-@click.option("--warm-up", default=8.0, show_default=True, type=click.FloatRange(0, 600))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option("--warm-up", default=25.0, show_default=True, type=click.FloatRange(0, 600))
 @click.option("--seed", default=7, show_default=True)
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--log", "log_", type=click.Choice(["kafka", "embedded"]), default="kafka", show_default=True)
 @click.option("--kafka", type=click.Path(path_type=Path), default=KAFKA, help="folder with the script `kafka` and its libs")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 8))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 8))
 @click.option("--archive/--no-archive", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="one object on the last line")
 def main(
     rates: str,
     seconds: float,
+    rounds: int,
     warm_up: float,
     seed: int,
     partitions: int,
@@ -174,12 +188,13 @@ def main(
 ) -> None:
     plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers, archive=archive)
     try:
-        rows = asyncio.run(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, seed))
+        rows = asyncio.run(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, rounds, seed))
     except wire.Failed as error:
         raise click.ClickException(str(error)) from None
     report(plan, rows, Console(soft_wrap=True))
     if as_json:
-        print(json.dumps({"latency": [msgspec.to_builtins(row) for row in rows], "machine": machine(), "versions": versions()}))
+        found = {"p99_ms": medians(rows), "latency": msgspec.to_builtins(rows), "machine": machine(), "versions": versions()}
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import demo
 import wire
 from connectors.store import Store
+from meter import read_stats
 from orders.fact import Address, Fact, Line, OrderPlaced, ParcelScanned, PaymentCaptured, Person, Tracking, encode_fact
 from orders.status import Status
 from settings import Settings
@@ -241,7 +242,7 @@ async def run(folder: Path, speed: float | None, limit: int | None, environ: Map
                     feeding.cancel()
             stopping.cancel()
             await asyncio.sleep(STATS_S)
-            stats = json.loads((data / "stats.json").read_text())
+            stats = read_stats(data / "stats.json")
     statuses: dict[str, int] = {status.value: picture.tags[status.value] for status in Status if status.value in picture.tags}
     return {
         **picture.result(statuses),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from streams.transport import TP, Log
 log = structlog.get_logger("archive")
 GATHER_RECORDS = 20_000
 GATHER_S = 10.0
+TICK_S = 0.5
 MAX_WAITING_RECORDS = 60_000  # per partition, then it is held back
 
 
@@ -121,15 +123,21 @@ class Archiver:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
-            now = asyncio.get_running_loop().time()
-            ripe = [tp for tp, s in self._shelves.items() if s.records and (len(s.records) >= GATHER_RECORDS or now - s.since >= GATHER_S)]
+            await asyncio.sleep(TICK_S)
             try:
-                await self._write(ripe)
+                await self._write(self._ripe(asyncio.get_running_loop().time()))
                 await self._compact()
             except Exception as error:  # noqa: BLE001 - whatever keeps it from writing: the process ends and begins again
                 self._crash(error)
                 return
+
+    def _ripe(self, now: float) -> list[TP]:
+        """What to write now: of all that have waited long enough a few, so that the disk and the store beside us never meet a burst."""
+        shelves = self._shelves
+        full = [tp for tp, s in shelves.items() if len(s.records) >= MAX_WAITING_RECORDS // 2]
+        ripe = [tp for tp, s in shelves.items() if s.records and (len(s.records) >= GATHER_RECORDS or now - s.since >= GATHER_S)]
+        ripe.sort(key=lambda tp: shelves[tp].since)
+        return list(dict.fromkeys(full + ripe[: ceil(len(shelves) * TICK_S / GATHER_S)]))
 
     async def _compact(self) -> None:
         """Once a day the many small files of each day before become one."""

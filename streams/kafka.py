@@ -13,7 +13,7 @@ import contextlib
 import io
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -493,15 +493,60 @@ async def append_batches(producer: AIOKafkaProducer, topic: str, records: Sequen
         raise LogDown(f"the broker did not acknowledge records for {topic}.{partition}: {type(error).__name__}") from error
 
 
-async def append_keyed(producer: AIOKafkaProducer, topic: str, records: Sequence[Pair], turn: int, timeout_s: float) -> None:
-    """Each record to the partition of its key. Raises LogDown."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            count = len(await producer.partitions_for(topic))
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise LogDown(f"no broker knows topic {topic!r}: {type(error).__name__}") from error
-    parts = split(records, count, turn)
-    await gather_all(append_batches(producer, topic, part, place, timeout_s) for place, part in parts.items())
+class Appender:
+    """What many append to one partition while a batch of it is under way goes together with the next, in their order.
+
+    aiokafka sends one request per broker and one batch per partition at a time; whoever waits in line there waits a round
+    trip for everyone before him: 100 to 500 ms with twelve lanes at 5,000 facts/s.
+    """
+
+    def __init__(self, producer: Callable[[], AIOKafkaProducer], timeout_s: float) -> None:
+        """`producer` is asked anew for each batch. Raises LogDown when there is none."""
+        self._producer, self._timeout_s = producer, timeout_s
+        self._next: dict[TP, tuple[list[Pair], asyncio.Future[None]]] = {}
+        self._sending: dict[TP, asyncio.Task[None]] = {}
+        self._turn = 0
+
+    async def append(self, topic: str, records: Sequence[Pair], partition: int | None = None) -> None:
+        """Returns when the broker has acknowledged all; without a partition each goes where its key belongs. Raises LogDown."""
+        if not records:
+            return
+        if partition is not None:
+            await self._join(TP(topic, partition), records)
+            return
+        self._turn += 1
+        parts = split(records, await self._count(topic), self._turn)
+        await gather_all([self._join(TP(topic, place), part) for place, part in parts.items()])
+
+    async def _count(self, topic: str) -> int:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return len(await self._producer().partitions_for(topic))
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise LogDown(f"no broker knows topic {topic!r}: {type(error).__name__}") from error
+
+    def _join(self, tp: TP, records: Sequence[Pair]) -> asyncio.Future[None]:
+        if tp not in self._next:
+            self._next[tp] = [], asyncio.get_running_loop().create_future()
+        together, done = self._next[tp]
+        together.extend(records)
+        if tp not in self._sending:
+            self._sending[tp] = asyncio.create_task(self._send(tp), name=f"append to {tp.topic}.{tp.partition}")
+        return asyncio.shield(done)  # one of them may be cancelled, the others still want to know
+
+    async def _send(self, tp: TP) -> None:
+        try:
+            while tp in self._next:
+                records, done = self._next.pop(tp)
+                try:
+                    await append_batches(self._producer(), tp.topic, records, tp.partition, self._timeout_s)
+                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                    done.set_exception(error)
+                    done.exception()  # nobody may be left to look at it
+                else:
+                    done.set_result(None)
+        finally:
+            del self._sending[tp]
 
 
 async def stop_producer(producer: AIOKafkaProducer, timeout_s: float) -> None:
@@ -525,21 +570,17 @@ async def gather_all(calls: Iterable[Any]) -> None:
 class Producer(stock.Producer):
     """Faust's producer, made idempotent, with `append` for whole batches."""
 
-    _turn = 0
+    _appender: Appender
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
 
     async def append(self, topic: str, records: Sequence[Pair], partition: int | None = None) -> None:
         """Returns when the broker has acknowledged all; without a partition each goes where its key belongs. Raises LogDown."""
-        producer = self._ensure_producer()
-        if partition is not None:
-            await append_batches(producer, topic, records, partition, self.request_timeout)
-        elif records:
-            self._turn += 1
-            await append_keyed(producer, topic, records, self._turn, self.request_timeout)
+        await self._appender.append(topic, records, partition)
 
     async def on_start(self) -> None:
+        self._appender = Appender(self._ensure_producer, self.request_timeout)
         try:
             await super().on_start()
         except KafkaError as error:
@@ -579,7 +620,7 @@ class KafkaLog:
         self._renewing = asyncio.Lock()
         self._producer: AIOKafkaProducer | None = None
         self._client: AIOKafkaClient | None = None
-        self._turn = 0
+        self._appender = Appender(self._started, request_timeout_s)
 
     async def start(self) -> None:
         """Raises LogDown when no broker answers."""
@@ -605,20 +646,17 @@ class KafkaLog:
             await client.close()
 
     async def append(self, topic: str, records: Sequence[Pair], partition: int | None = None) -> None:
-        if not records:
-            return
-        producer = self._producer
-        if producer is None:
-            raise LogDown("the connection to Kafka is not open")
+        producer = self._started()
         try:
-            if partition is not None:
-                await append_batches(producer, topic, records, partition, self._timeout_s)
-            else:
-                self._turn += 1
-                await append_keyed(producer, topic, records, self._turn, self._timeout_s)
+            await self._appender.append(topic, records, partition)
         except LogDown:
             await self._renew(producer)
             raise
+
+    def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise LogDown("the connection to Kafka is not open")
+        return self._producer
 
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(**self._common, acks="all", enable_idempotence=True, max_batch_size=1 << 20, max_request_size=8 << 20)

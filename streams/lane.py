@@ -642,10 +642,10 @@ class Lane:
         topics: dict[str, list[tuple[bytes | None, bytes]]] = {}
         for topic, key, value in outbox.records:
             topics.setdefault(topic, []).append((key.encode(), value))
+        appends = [self._append(topic, records, None) for topic, records in topics.items()]
         if outbox.journal:
-            await self._append("journal", [(str(self.id).encode(), value) for value in outbox.journal], self.id.partition)
-        for topic, records in topics.items():
-            await self._append(topic, records, None)
+            appends.append(self._append("journal", [(str(self.id).encode(), value) for value in outbox.journal], self.id.partition))
+        await asyncio.gather(*appends)  # they travel in one request
 
     async def _append(self, topic: str, records: Sequence[tuple[bytes | None, bytes]], partition: int | None) -> None:
         while True:

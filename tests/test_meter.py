@@ -14,7 +14,7 @@ import pytest
 
 import metrics as metrics_module
 from connectors.store import LaneId, Store
-from meter import Latencies, Meter, own_stats, write_stats
+from meter import Latencies, Meter, own_stats, read_stats, write_stats
 from metrics import OTHER, PARKED, Metrics
 from orders.effect import Claim, Outcome
 from streams.clock import VirtualClock
@@ -178,10 +178,19 @@ def test_percentiles_are_within_two_percent() -> None:
 
 
 def test_what_is_written_down_replaces_what_was_and_leaves_nothing_else(tmp_path: Path) -> None:
-    for turn in range(2):
-        write_stats(tmp_path, {"turn": turn})
+    for stats in ({"turn": 10}, {"turn": 100, "more": [1]}, {"turn": 1}):
+        write_stats(tmp_path, stats)
+        assert read_stats(tmp_path / "stats.json") == read_stats(own_stats(tmp_path)) == stats
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["stats.json", own_stats(tmp_path).name])
-    assert '"turn": 1' in (tmp_path / "stats.json").read_text() and '"turn": 1' in own_stats(tmp_path).read_text()
+    inode = own_stats(tmp_path).stat().st_ino
+    write_stats(tmp_path, {"turn": 2})
+    assert own_stats(tmp_path).stat().st_ino == inode, "a file replaced every second makes the disk free blocks, and commits wait for that"
+
+
+def test_stats_that_cannot_be_read_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "stats.json").write_text("{")
+    with pytest.raises(ValueError, match=r"stats\.json does not hold"):
+        read_stats(tmp_path / "stats.json")
 
 
 # --- closed sets

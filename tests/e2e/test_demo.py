@@ -20,6 +20,7 @@ import wire
 from actors.ray_local import assert_loopback, listening_sockets, process_tree
 from connectors.fake_shop import FakeShop
 from connectors.stand_ins import Faults, StandIns, settings_for
+from meter import read_stats
 from orders.fact import Fact, encode_fact
 from streams.clock import WallClock
 from streams.recovery import refold
@@ -72,8 +73,7 @@ def role(root: int, name: str) -> int | None:
 
 def stats(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((folder / "stats.json").read_text())
-        return found
+        return read_stats(folder / "stats.json")
     return {}
 
 

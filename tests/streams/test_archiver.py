@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from connectors.archive import Archive
-from streams.archiver import Archiver
+from streams.archiver import MAX_WAITING_RECORDS, Archiver, Shelf
 from streams.clock import VirtualClock
 from streams.transport import TP
 from tests.streams.toy import MemoryLog, chunk
@@ -56,3 +56,19 @@ async def test_a_manifest_that_does_not_fit_the_log_stops_the_archive_loudly(tmp
     other, crashes = await opened(tmp_path, MemoryLog())
     assert other.position(FACTS) is None and "manifest" in str(crashes[0])
     await other.close()
+
+
+async def test_partitions_that_have_waited_long_enough_are_written_a_few_at_a_time_the_oldest_first(tmp_path: Path) -> None:
+    """All at once they would hold up the store's disk: its commits would come back hundreds of milliseconds later."""
+    log = MemoryLog()
+    await log.append("facts", [(b"k", b"x")])
+    archiver, _ = await opened(tmp_path, log)
+    for number in range(40):
+        shelf = archiver._shelves[TP("facts", number)] = Shelf(0)
+        shelf.records, shelf.since = list(chunk(0, b"x").records), 100.0 - number
+    assert archiver._ripe(105.0) == [TP("facts", n) for n in (39, 38)]
+    assert archiver._ripe(61.0) == []
+    archiver._shelves[TP("facts", 0)].records *= MAX_WAITING_RECORDS
+    assert archiver._ripe(61.0) == [TP("facts", 0)], "one that fills up is written at once"
+    archiver._shelves.clear()
+    await archiver.close()
