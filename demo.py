@@ -27,6 +27,7 @@ from rich.table import Table
 
 import settings as settings_module
 import wire
+from connectors.delivery import Delivery, encode_delivery
 from connectors.fake_shop import FakeShop, Report
 from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, SIGNING
 from connectors.store import Store
@@ -34,7 +35,6 @@ from meter import read_stats
 from orders.fact import Fact, encode_fact
 from settings import Settings
 from streams.clock import WallClock
-from streams.intake import Delivery, encode_delivery
 from streams.transport import Log
 
 TICK_S = 0.1

@@ -30,6 +30,7 @@ import msgspec
 import structlog
 
 from connectors.base import Secret, is_loopback
+from connectors.delivery import Delivery, Unreadable, decode_delivery, encode_delivery
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from messages.render import Brand, Renderer
@@ -43,7 +44,6 @@ from orders.state import decode as decode_order
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import WallClock
 from streams.dispatch import Dispatcher, Modes
-from streams.intake import Delivery, decode_delivery, encode_delivery
 from streams.lane import decode_parked
 from streams.processor import Inputs, Parked, Processor, Record
 from streams.sqlite_log import LogTaken
@@ -432,14 +432,14 @@ def processors(settings: Settings, environment: Mapping[str, str], abilities: Ma
     policy, renderer = order_policy(settings, environment), renderer_of(settings, environment)
     timing = Timing(lease=policy.lease_ms, grace=policy.grace_ms)
     made: dict[str, Callable[[], Processor]] = {
-        "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read}),
+        "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read_delivery}),
         "references": ReferencesProcessor,
         "facts": lambda: OrdersProcessor(features, policy, abilities, settings.layout.id),
         "stock": StockProcessor,
         "customers": lambda: CustomersProcessor(renderer, timing=timing, abilities=abilities, layout=settings.layout.id),
     }
     for source in settings.sources:
-        made[source.topic] = partial(IntakeProcessor, source.topic, {source.name: canonical.read}, source.name)
+        made[source.topic] = partial(IntakeProcessor, source.topic, {source.name: canonical.read_delivery}, source.name)
     return made
 
 
@@ -890,7 +890,7 @@ def _again(row: Parked, record: str, body: bytes | None) -> tuple[str, bytes | N
     if row.topic not in KEYED_TOPICS:  # the retailer's own topic is his to write to, not ours
         return "deliveries", record.encode(), encode_delivery(Delivery(source="canonical", delivery=record, at=row.at, body=value))
     if row.reason in ("null_key", "wrong_key"):
-        with contextlib.suppress(canonical.Unreadable):
+        with contextlib.suppress(Unreadable):
             routed = canonical.read(value)
             if len(routed) == 1 and routed[0].topic == row.topic:
                 return row.topic, routed[0].key.encode(), value

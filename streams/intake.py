@@ -9,32 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from connectors.canonical import Routed, Unreadable
+from connectors.delivery import DECODING, Delivery, Ignored, Routed, Unreadable, decode_delivery
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Record, Result, Scores
 
 MAX_BODY_BYTES = 8 << 20
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the gateway appends to `deliveries` (msgpack): the raw bytes, and what is needed to read and audit them."""
-
-    source: str  # configured account of a vendor
-    delivery: str  # the vendor's delivery ID
-    at: int  # received, ms
-    body: bytes
-    headers: dict[str, str] = {}
-
-
-encode_delivery = msgspec.msgpack.Encoder().encode
-decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
-
-Reader = Callable[[bytes], list[Routed]]
+Reader = Callable[[Delivery], list[Routed]]
 
 
 class IntakeProcessor:
-    """`readers` by source. A retailer's own topic has one `source` for all of its records, whose values are bodies."""
+    """`readers` by source. A retailer's own topic has one `source` for all of its records, whose values are bodies.
+
+    What a reader ignores is done with: nobody needs to look at it.
+    """
 
     name = "intake"
     stateless = True
@@ -43,6 +31,7 @@ class IntakeProcessor:
         self.topic, self._readers, self._source = topic, readers, source
         if source:
             self.name = f"intake-{source}"
+        self.ignored = 0
 
     @staticmethod
     def encode(state: Any) -> bytes:
@@ -57,7 +46,9 @@ class IntakeProcessor:
         parked: list[Parked] = []
         for record in inputs.records:
             try:
-                outgoing.extend(Outgoing(*routed) for routed in self._read(record.value))
+                outgoing.extend(Outgoing(*routed) for routed in self._read(record))
+            except Ignored:
+                self.ignored += 1
             except Unreadable as error:
                 parked.append(
                     Parked(error.reason, error.detail, inputs.topic, inputs.partition, record.offset, record.key, record.value or b"", now)
@@ -76,19 +67,20 @@ class IntakeProcessor:
     def mark(self, record: Record) -> None:
         return None
 
-    def _read(self, value: bytes | None) -> list[Routed]:
+    def _read(self, record: Record) -> list[Routed]:
+        value = record.value
         if not value:
             raise Unreadable("malformed", "empty record")
         if len(value) > MAX_BODY_BYTES:
             raise Unreadable("too_large", f"body of {len(value)} bytes, at most {MAX_BODY_BYTES} are read")
-        source, body = self._source, value
-        if not source:
+        if self._source:
+            delivery = Delivery(source=self._source, delivery="", at=record.timestamp, body=value)
+        else:
             try:
                 delivery = decode_delivery(value)
-            except (ValueError, msgspec.DecodeError, RecursionError):
+            except DECODING:
                 raise Unreadable("malformed", "delivery envelope") from None
-            source, body = delivery.source, delivery.body
-        reader = self._readers.get(source)
+        reader = self._readers.get(delivery.source)
         if reader is None:
             raise Unreadable("unknown_source", "source")
-        return reader(body)
+        return reader(delivery)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from connectors.delivery import too_deep
 from orders.bounds import violation
 from orders.fact import AnyFact, Fact, decode_fact
 from orders.policy import Policy
@@ -31,12 +32,11 @@ _decode_any = msgspec.json.Decoder().decode
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _NAMED = re.compile(r"(?:required|unknown) field `([^`]*)`")
 _SUSPICIOUS = re.compile(rb"[0-9]{16}|\\u0000")  # a number that may be too large, a character that must not be
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
 
 
 def admit(body: bytes, now: int) -> AnyFact:
     """The fact in `body`, checked. Raises Refusal: 400 what is not JSON, 422 what is not a fact we can take."""
-    if too_deep(body):
+    if too_deep(body, DEPTH):
         raise Refusal(400, "too_deep", f"nested more than {DEPTH} levels deep")
     try:
         raw = _decode_any(body)
@@ -57,22 +57,6 @@ def admit(body: bytes, now: int) -> AnyFact:
         code, field, message = problem
         raise Refusal(422, code, message, field=field, order_id=order_id)
     return fact
-
-
-def too_deep(body: bytes) -> bool:
-    """Looked at before parsing. Cheap for what is flat: so few brackets cannot nest deeper."""
-    if body.count(b"{") + body.count(b"[") <= DEPTH:
-        return False
-    depth = 0
-    for token in _TOKEN.finditer(body):
-        first = body[token.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > DEPTH:
-                return True
-        elif first in b"]}":
-            depth -= 1
-    return False
 
 
 def unknown_field(raw: Any, value: Any, outer: bool = False) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from connectors.delivery import Delivery, encode_delivery
 from orders.fact import OrderPlaced, PaymentCaptured, encode_fact
 from orders.request import ConsentReported, StockLevelReported
-from streams.intake import Delivery, encode_delivery
 from streams.partition import partition_of
 from tests.e2e_input.conftest import PARTITIONS, Installation, until
 from tests.orders.lives import captured, placed

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from actors.ray_local import process_tree
+from connectors.delivery import Delivery, encode_delivery
 from connectors.stand_ins import PASSWORD
 from orders.fact import Address, Person, encode_fact
 from orders.request import MessageRequested, ProfileReported
 from orders.state import STATE_VERSION
-from streams.intake import Delivery, encode_delivery
 from tests.e2e_input.conftest import Installation, until
 from tests.orders.lives import captured, placed
 

@@ -15,6 +15,7 @@ import pytest
 import settings as settings_module
 import wire
 from connectors.archive import Archive
+from connectors.delivery import Delivery, encode_delivery
 from connectors.fake_shop import FakeShop
 from connectors.registry import ABILITIES
 from connectors.store import LaneId, Store
@@ -24,7 +25,6 @@ from orders.request import FactWaiting, MessageRequested
 from streams import recovery
 from streams.clock import VirtualClock, WallClock
 from streams.dispatch import Modes
-from streams.intake import Delivery, encode_delivery
 from streams.lane import decode_parked
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Processor, Record, Result

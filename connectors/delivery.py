@@ -1,0 +1,107 @@
+"""A delivery of an outside system, and what becomes of it: records for our topics, or a clear word why none."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from orders.fact import AnyFact, Fact
+from orders.request import (
+    AnyCustomer,
+    AnyReference,
+    AnyStock,
+    FactWaiting,
+    ReferenceLinked,
+    StockLevelReported,
+    StockReleaseRequested,
+    StockRequested,
+    StockShipped,
+)
+
+Record: TypeAlias = AnyFact | AnyStock | AnyCustomer | AnyReference
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the gateway appends to `deliveries` (msgpack): the raw bytes, and what is needed to read and audit them."""
+
+    source: str  # configured account of a vendor
+    delivery: str  # the vendor's delivery ID
+    at: int  # received, ms
+    body: bytes
+    topic: str = ""  # what the vendor says that it is about; an answer that we fetched: "answer:" and its kind
+    headers: dict[str, str] = {}
+
+
+encode_delivery = msgspec.msgpack.Encoder().encode
+decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
+
+
+class Routed(NamedTuple):
+    """Where a record goes: topic, key, and its bytes."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
+class Unreadable(Exception):
+    """A delivery that cannot be read: `reason` from the closed list of parking reasons, `detail` names the field."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Ignored(Exception):
+    """A delivery that was understood and holds nothing for us; the text says why, in words fit for a person."""
+
+
+DECODING = (msgspec.DecodeError, ValueError, RecursionError)  # what a decoder raises for bytes it cannot read
+_FIELD = re.compile(r"(?:field `([^`]*)`)?(?: - at `\$([^`]*)`)?$")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
+_encode = msgspec.json.Encoder().encode
+
+
+def stumbled(error: Exception) -> Unreadable:
+    """What a decoder met, and where: the field, or the byte; never what stands there."""
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError):
+        found = _FIELD.search(text)
+        missing, path = (found.group(1), found.group(2)) if found else (None, None)
+        return Unreadable("schema", "$" + (path or "") + (f".{missing}" if missing else ""))
+    byte = re.search(r"\(byte \d+\)$", text)
+    return Unreadable("malformed", byte.group(0) if byte else "value")
+
+
+def too_deep(body: bytes, limit: int) -> bool:
+    """Whether JSON nests deeper. Looked at before parsing; cheap for what is flat: so few brackets cannot nest deeper."""
+    if body.count(b"{") + body.count(b"[") <= limit:
+        return False
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        first = body[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
+
+
+def place_of(record: Record) -> tuple[str, str]:
+    """Topic and key that a record belongs to: its type says it."""
+    if isinstance(record, Fact):
+        return "facts", record.order
+    if isinstance(record, (ReferenceLinked, FactWaiting)):
+        return "references", f"{record.kind}:{record.value}"
+    if isinstance(record, (StockLevelReported, StockRequested, StockReleaseRequested, StockShipped)):
+        return "stock", f"{record.sku}@{record.location}"
+    return "customers", record.customer
+
+
+def routed(record: Record) -> Routed:
+    topic, key = place_of(record)
+    return Routed(topic, key, _encode(record))

@@ -1,0 +1,140 @@
+"""The shape of a vendor's connector: one file, one declaration, pure functions.
+
+    VENDOR = Vendor(
+        name="stripe", kind="payments", scheme=StripeSignature(),
+        envelope=envelope,                            # headers and body -> topic and delivery ID
+        topics={"payment_intent.succeeded": Topic(Event, captured), ...},
+        ignored={"payment_intent.created": "nothing has been paid yet", ...},
+        answers={"payment_intent": Topic(PaymentIntent, answered)},
+        complaint=complaint,                          # an error answer in our words
+    )
+
+A topic's function takes the account, the typed body and when it was received, and yields records; it opens nothing, asks no
+clock, and keeps to what the vendor said. Its facts carry the vendor's own IDs, so that one thing told twice, pushed or fetched,
+is one fact. Bodies are structs that name the fields we read: unknown ones are ignored, a missing one is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import phonenumbers
+
+from connectors.delivery import DECODING, Ignored, Record, Routed, Unreadable, routed, stumbled, too_deep
+from connectors.signature import Scheme
+from orders import money
+from orders.fact import AT_MAX, AT_MIN, Fact
+from orders.request import FactWaiting
+
+MAX_DEPTH = 64  # of a body's JSON: real ones have a dozen
+ANSWER = "answer:"  # before the kind of an answer, where a topic stands
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured account of a vendor: a source. Order IDs are `shop` + ":" + the shop's own ID."""
+
+    source: str  # "shopify-lumi": the system that its facts name
+    shop: str  # slug of the shop whose orders it speaks of
+    authority: int = 0
+    reports_payments: bool = True  # a shop's word on payments; False where the gateway itself is connected: nothing counts twice
+    order_field: str = "order_id"  # metadata of a payment that names the shop's order
+    location: str = "main"  # stock location, where the vendor has only one
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """How one kind of body is read."""
+
+    body: Any  # type of the body, for msgspec
+    read: Callable[[Account, Any, int], Iterable[Record]]  # the account, the body, when it was received (ms)
+
+
+class Envelope(NamedTuple):
+    """What a delivery says of itself before it is read."""
+
+    topic: str
+    delivery: str  # the vendor's ID of this delivery; "" where it has none
+
+
+class Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    kind: Literal["shop", "payments", "warehouse", "carrier"]
+    scheme: Scheme | None  # how deliveries are signed; None: the vendor pushes nothing, it is polled
+    envelope: Callable[[Mapping[str, str], bytes], Envelope]  # headers (names in lower case) and body; raises Unreadable
+    topics: Mapping[str, Topic]
+    ignored: Mapping[str, str] = {}  # topic -> why it holds nothing for us
+    answers: Mapping[str, Topic] = {}  # kind of an answer to what we ask -> how it is read
+    complaint: Callable[[bytes], str] = lambda body: ""  # what an error answer says, in our words; "" for what is none
+
+    def read(self, account: Account, topic: str, body: bytes, at: int) -> list[Record]:
+        """Records of one delivery or, with "answer:" before its kind, of one answer. Raises Unreadable, Ignored."""
+        answer = topic.startswith(ANSWER)
+        its = (self.answers if answer else self.topics).get(topic.removeprefix(ANSWER))
+        if its is None:
+            raise Ignored(self.ignored.get(topic) or f"{self.name} has no topic {topic!r} that we know")
+        records = list(its.read(account, _decoded(body, its.body), at))
+        if not records:
+            raise Ignored("it says nothing that an order, a stock level or a customer would change by")
+        return records
+
+    def route(self, account: Account, topic: str, body: bytes, at: int) -> list[Routed]:
+        return [routed(record) for record in self.read(account, topic, body, at)]
+
+
+def _decoded(body: bytes, kind: Any) -> Any:
+    if too_deep(body, MAX_DEPTH):
+        raise Unreadable("malformed", f"nested deeper than {MAX_DEPTH}")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except DECODING as error:
+        raise stumbled(error) from None
+
+
+# --- what the vendors' functions share
+def order_id(account: Account, own: int | str) -> str:
+    return f"{account.shop}:{own}"
+
+
+def waiting(fact: Fact, kind: str, value: str) -> FactWaiting:
+    """A fact (its `order` empty) that names a payment or a parcel: the references lane finds its order."""
+    return FactWaiting(at=fact.at, kind=kind, value=value, fact=msgspec.Raw(msgspec.json.encode(fact)))
+
+
+def ms(text: str, field: str) -> int:
+    """Milliseconds of an ISO 8601 time; one without an offset is UTC. Raises Unreadable naming the field."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise Unreadable("schema", field) from None
+    return within(int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000), field)
+
+
+def within(at: int, field: str) -> int:
+    """Raises Unreadable for a time before 2000 or after 2100."""
+    if not AT_MIN <= at < AT_MAX:
+        raise Unreadable("bounds", field)
+    return at
+
+
+def minor(amount: str | int | float | Decimal, currency: str, field: str) -> int:
+    """Minor units of an amount in major units, exactly. Raises Unreadable naming the field."""
+    try:
+        return money.minor(format(amount, "f") if isinstance(amount, Decimal) else str(amount), currency.upper())
+    except KeyError:
+        raise Unreadable("currency", field) from None
+    except ValueError:
+        raise Unreadable("schema", field) from None
+
+
+def phone(text: str | None, country: str = "") -> str:
+    """E.164 of a number as people write it; "" for what is none."""
+    try:
+        number = phonenumbers.parse(text or "", country or None)
+    except phonenumbers.NumberParseException:
+        return ""
+    if not phonenumbers.is_possible_number(number):
+        return ""
+    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
