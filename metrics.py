@@ -142,7 +142,8 @@ class Metrics:
             "Deliveries at the gateway by what was answered.",
             vendor=few(32),
             outcome=one_of(
-                "accepted", "replayed", "malformed", "invalid", "too_large", "too_slow", "unauthorized", "log_down", "key_reused"
+                *("accepted", "replayed", "duplicate", "ignored", "malformed", "invalid", "too_large", "too_slow"),
+                *("unauthorized", "bad_signature", "unknown_source", "rate_limited", "log_down", "key_reused"),
             ),
         )
         self.ingest_ack_duration = histogram(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -184,6 +185,61 @@ def train(context: click.Context, out: Path, mature_days: int, as_json: bool) ->
 
     result = wire.train(_settings(context), out, mature_days, lambda word: click.echo(word, err=True))
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
+
+
+@main.group(epilog="Example: run.py connector read shopify delivery.json")
+def connector() -> None:
+    """Vendors' connectors: which there are, and what one makes of a delivery."""
+
+
+@connector.command("list", epilog="Example: run.py connector list")
+@json_option
+def connector_list(as_json: bool) -> None:
+    """The vendors, what they push and what we ask them."""
+    from connectors.registry import VENDORS
+
+    rows = [
+        {"vendor": v.name, "kind": v.kind, "pushes": sorted(v.topics), "ignored": dict(v.ignored), "answers": sorted(v.answers)}
+        for v in VENDORS.values()
+    ]
+    lines = [f"{r['vendor']:10} {r['kind']:10} {len(r['pushes'])} topics, answers: {', '.join(r['answers']) or '-'}" for r in rows]
+    _say({"vendors": rows}, as_json, lambda: click.echo("\n".join(lines)))
+
+
+@connector.command("read", epilog="Example: run.py connector read stripe event.json    run.py connector read ups a.json --answer tracking")
+@click.argument("vendor")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--topic", default="", help="What the delivery is about, where neither FILE nor its headers say it.")
+@click.option("--answer", default="", help="FILE is what the vendor answered to a question of this kind: tracking, order, ...")
+@click.option("--shop", default="", help="Slug of the shop whose orders it speaks of.  [default: the configuration's]")
+@click.pass_context
+def connector_read(context: click.Context, vendor: str, file: Path, topic: str, answer: str, shop: str) -> None:
+    """What VENDOR's connector makes of a recorded delivery: one record per line, or why there is none.
+
+    FILE holds {"headers": {...}, "body": {...}} or the body alone. Signatures are not looked at. Nothing is sent or stored.
+    """
+    from connectors.delivery import Ignored, Unreadable
+    from connectors.registry import VENDORS
+    from connectors.vendor import Account, understood
+
+    if vendor not in VENDORS:
+        raise click.UsageError(f"no vendor {vendor!r}; known: {', '.join(VENDORS)}")
+    if topic and answer:
+        raise click.UsageError("a delivery has a --topic, an answer a kind: name one of them")
+    account = Account(source=vendor, shop=shop or _settings(context).shop)
+    try:
+        found = understood(VENDORS[vendor], account, file.read_bytes(), int(time.time() * 1000), topic, answer)
+    except Ignored as error:
+        click.echo(f"ignored: {error}")
+        return
+    except Unreadable as error:
+        click.echo(f"{file}: cannot be read: {error.reason}: {error.detail}", err=True)
+        context.exit(USAGE)
+    if isinstance(found, str):
+        click.echo(f"refused by {vendor}: {found}")
+        return
+    for record in found:
+        click.echo(msgspec.json.encode(record))
 
 
 @main.group(

@@ -118,6 +118,22 @@ class Source(Section, frozen=True):
     topic: Annotated[str, Meta(description="Kafka topic to read")]
 
 
+class Account(Section, frozen=True):
+    """One account of a vendor: what it sends comes in at `/v1/ingest/NAME`, signed."""
+
+    name: Annotated[str, Meta(description="names the source in its URL, in facts and in metrics", pattern="^[a-z0-9-]+$")]
+    vendor: Annotated[str, Meta(description="shopify, stripe, ups, ...: `run.py connector list`")]
+    secrets: Annotated[
+        tuple[Ref, ...], Meta(description="what its webhooks are signed with, by reference; several while one is exchanged for another")
+    ] = ()
+    shop: Annotated[str, Meta(description="slug of the shop whose orders it speaks of; empty: `shop`", pattern="^[a-z0-9-]*$")] = ""
+    authority: Annotated[int, Meta(description="whose word counts more where two systems tell the same thing", ge=0, le=100)] = 0
+    reports_payments: Annotated[bool, Meta(description="false for a shop whose payment gateway is connected itself")] = True
+    order_field: Annotated[str, Meta(description="metadata field in which the gateway's payments name the shop's order")] = "order_id"
+    location: Annotated[str, Meta(description="stock location, for a vendor that has only one")] = "main"
+    rate: Annotated[float, Meta(description="deliveries a second that are taken, as many again at once", gt=0)] = 200.0
+
+
 class Layout(Section, frozen=True):
     """Fixed at `run.py init`; never changed under data."""
 
@@ -181,6 +197,7 @@ class Settings(Section, frozen=True):
     brand: Brand = Brand()
     channels: Channels = Channels()
     sources: Annotated[tuple[Source, ...], Meta(description="topics of your own that speak canonical facts")] = ()
+    accounts: Annotated[tuple[Account, ...], Meta(description="vendors' accounts: shops, gateways, warehouses, carriers")] = ()
     http: Http = Http()
     model: Model = Model()
     workflow: Workflow = Workflow()
@@ -296,6 +313,8 @@ def _is_reference(place: str) -> bool:
     """Whether this field, or the one it lies in, is a `Ref`."""
     struct: Any = Settings
     for name in place.removeprefix("$").replace("[", ".[").split("."):
+        if name.startswith("["):  # an item of a list
+            struct = get_args(struct)[0] if get_args(struct) else struct
         hints = get_type_hints(struct) if isinstance(struct, type) and issubclass(struct, msgspec.Struct) else {}
         struct = hints.get(name, struct)
         if Ref in (struct, *get_args(struct)):
@@ -345,6 +364,8 @@ def _section(struct: type[msgspec.Struct], prefix: str, title: str) -> Iterator[
         if isinstance(hint, type) and issubclass(hint, Section):
             nested.append((field.name, hint))
             continue
+        items = get_args(get_args(hint)[0]) if get_args(hint) else ()
+        nested += [(f"{field.name}[]", item) for item in items if isinstance(item, type) and issubclass(item, Section)]
         meta = next((m for m in get_args(hint)[1:] if isinstance(m, Meta)), None)
         default = "required" if field.default is msgspec.NODEFAULT else f"`{msgspec.json.encode(field.default).decode()}`"
         yield f"| `{prefix}{field.name}` | {default} | {meta.description if meta else ''} |\n"

@@ -33,6 +33,7 @@ from connectors.base import Secret, is_loopback
 from connectors.delivery import Delivery, Unreadable, decode_delivery, encode_delivery
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
+from connectors.vendor import Account, Vendor, reader
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
 from meter import Meter, own_stats, write_stats
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
     from actors.ray_local import LocalRay
     from connectors.archive import Archived
+    from web.ingest import Inlet
     from web.reader import Received
 
 log = structlog.get_logger("wire")
@@ -429,10 +431,11 @@ def processors(settings: Settings, environment: Mapping[str, str], abilities: Ma
     from streams.references import ReferencesProcessor
     from streams.stock import StockProcessor
 
+    readers = {account.source: reader(vendor, account) for vendor, account in accounts(settings)}
     policy, renderer = order_policy(settings, environment), renderer_of(settings, environment)
     timing = Timing(lease=policy.lease_ms, grace=policy.grace_ms)
     made: dict[str, Callable[[], Processor]] = {
-        "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read_delivery}),
+        "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read_delivery, **readers}),
         "references": ReferencesProcessor,
         "facts": lambda: OrdersProcessor(features, policy, abilities, settings.layout.id),
         "stock": StockProcessor,
@@ -441,6 +444,43 @@ def processors(settings: Settings, environment: Mapping[str, str], abilities: Ma
     for source in settings.sources:
         made[source.topic] = partial(IntakeProcessor, source.topic, {source.name: canonical.read_delivery}, source.name)
     return made
+
+
+def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
+    """Each configured account and its vendor. Raises SettingsError."""
+    from connectors.registry import VENDORS
+
+    found = []
+    for index, its in enumerate(settings.accounts):
+        if its.vendor not in VENDORS:
+            raise SettingsError(f"accounts[{index}].vendor: no vendor {its.vendor!r}; known: {', '.join(VENDORS)}")
+        if its.name == "canonical" or its.name in [other.name for other in settings.accounts[:index]]:
+            raise SettingsError(f"accounts[{index}].name: {its.name!r} is taken; each account has a name of its own")
+        account = Account(
+            source=its.name,
+            shop=its.shop or settings.shop,
+            authority=its.authority,
+            reports_payments=its.reports_payments,
+            order_field=its.order_field,
+            location=its.location,
+        )
+        found.append((VENDORS[its.vendor], account))
+    return found
+
+
+def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
+    """The accounts that push, with their secrets. Raises SettingsError for one without."""
+    from web.ingest import Inlet
+
+    found = []
+    for index, (its, (vendor, account)) in enumerate(zip(settings.accounts, accounts(settings), strict=True)):
+        if vendor.scheme is None:
+            continue
+        secrets = [Secret(resolve(ref, environment, f"accounts[{index}].secrets")) for ref in its.secrets]
+        if not all(secret.reveal() for secret in secrets) or not secrets:
+            raise SettingsError(f"accounts[{index}].secrets: {vendor.name} signs its webhooks; name the signing secret: {{env: NAME}}")
+        found.append(Inlet(source=account.source, vendor=vendor, secrets=secrets, rate=its.rate))
+    return found
 
 
 def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
@@ -672,6 +712,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             health=health,
             mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
             token=token,
+            inlets=inlets(settings, environment),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)

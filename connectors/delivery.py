@@ -20,6 +20,7 @@ from orders.request import (
     StockShipped,
 )
 
+DECODING = (msgspec.DecodeError, ValueError, RecursionError)  # what a decoder raises for bytes it cannot read
 Record: TypeAlias = AnyFact | AnyStock | AnyCustomer | AnyReference
 
 
@@ -36,6 +37,28 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 encode_delivery = msgspec.msgpack.Encoder().encode
 decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
+
+
+class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A delivery or an answer as a file keeps it: `{"headers": {...}, "body": ...}`, with `topic` or `answer` where no header says it."""
+
+    body: msgspec.Raw
+    headers: dict[str, str | list[str]] = {}
+    topic: str = ""
+    answer: str = ""
+
+
+def recorded(raw: bytes) -> tuple[bytes, dict[str, str], str, str]:
+    """Body, headers (names in lower case), topic and kind of answer of a recorded delivery; of anything else, it is the body."""
+    try:
+        found = msgspec.json.decode(raw, type=Recorded)
+    except DECODING:
+        return raw, {}, "", ""
+    headers = {name.lower(): value if isinstance(value, str) else ", ".join(value) for name, value in found.headers.items()}
+    body = bytes(found.body)
+    if body.startswith(b'"'):  # kept as text: the raw bytes that were signed
+        body = msgspec.json.decode(body, type=str).encode()
+    return body, headers, found.topic, found.answer
 
 
 class Routed(NamedTuple):
@@ -58,7 +81,6 @@ class Ignored(Exception):
     """A delivery that was understood and holds nothing for us; the text says why, in words fit for a person."""
 
 
-DECODING = (msgspec.DecodeError, ValueError, RecursionError)  # what a decoder raises for bytes it cannot read
 _FIELD = re.compile(r"(?:field `([^`]*)`)?(?: - at `\$([^`]*)`)?$")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
 _encode = msgspec.json.Encoder().encode

@@ -9,6 +9,7 @@ from connectors.base import Connector, SettingsError
 from connectors.fcm import Fcm
 from connectors.smtp import Smtp
 from connectors.twilio import Twilio
+from connectors.vendor import Vendor
 from connectors.webhook import Webhook
 
 CHANNELS: dict[str, type[Smtp] | type[Twilio] | type[Fcm] | type[Webhook]] = {
@@ -19,6 +20,9 @@ CHANNELS: dict[str, type[Smtp] | type[Twilio] | type[Fcm] | type[Webhook]] = {
 }
 
 ABILITIES: dict[str, Literal["keyed", "lookup", "neither"]] = {name: kind.ability.kind for name, kind in CHANNELS.items()}
+
+
+VENDORS: dict[str, Vendor] = {}
 
 
 def connect(channel: str, settings: dict[str, Any]) -> Connector:

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import phonenumbers
 
-from connectors.delivery import DECODING, Ignored, Record, Routed, Unreadable, routed, stumbled, too_deep
+from connectors.delivery import DECODING, Delivery, Ignored, Record, Routed, Unreadable, recorded, routed, stumbled, too_deep
 from connectors.signature import Scheme
 from orders import money
 from orders.fact import AT_MAX, AT_MIN, Fact
@@ -91,6 +91,28 @@ def _decoded(body: bytes, kind: Any) -> Any:
         return msgspec.json.decode(body, type=kind)
     except DECODING as error:
         raise stumbled(error) from None
+
+
+def reader(vendor: Vendor, account: Account) -> Callable[[Delivery], list[Routed]]:
+    """How intake reads the deliveries of an account."""
+
+    def read(delivery: Delivery) -> list[Routed]:
+        topic = delivery.topic or vendor.envelope(delivery.headers, delivery.body).topic
+        return vendor.route(account, topic, delivery.body, delivery.at)
+
+    return read
+
+
+def understood(vendor: Vendor, account: Account, raw: bytes, at: int, topic: str = "", answer: str = "") -> list[Record] | str:
+    """What a recorded delivery or answer gives: its records, or the vendor's complaint in our words. Raises Unreadable, Ignored.
+
+    `topic` and `answer` say what it is where neither the recording nor its headers do.
+    """
+    body, headers, told, answered = recorded(raw)
+    answer = answer or answered
+    if answer:
+        return vendor.complaint(body) or vendor.read(account, ANSWER + answer, body, at)
+    return vendor.read(account, topic or told or vendor.envelope(headers, body).topic, body, at)
 
 
 # --- what the vendors' functions share

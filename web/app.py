@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from typing import Any, cast
 
 import structlog
@@ -11,6 +12,7 @@ from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar, MediaType, Request, Response, asgi, get
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
@@ -20,9 +22,10 @@ from orders.state import NewerState
 from streams.clock import Clock
 from streams.transport import Log
 from web.api import api_routes
-from web.door import LOOPBACK, Door
+from web.door import LOOPBACK, SIGNED, Door
 from web.gateway import Gateway, Limits
 from web.health import Health
+from web.ingest import Ingest, Inlet
 from web.live import Live
 from web.openapi import document
 from web.pages import Pages, page_routes
@@ -45,10 +48,12 @@ def make_app(
     health: Health,
     mailbox: Mailbox | None = None,
     token: str = "",
+    inlets: Sequence[Inlet] = (),
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
+    ingest = Ingest(inlets, sink, clock, metrics, limits)
     pages = Pages(clock, has_mailbox=mailbox is not None)
     live = Live(reader)
 
@@ -88,7 +93,14 @@ def make_app(
         openapi_config=None,
         debug=False,
     )
-    return Door(app, token)
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(SIGNED):
+            await ingest(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return Door(inside, token)
 
 
 def _refusal(error: Exception) -> Refusal:

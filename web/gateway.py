@@ -32,6 +32,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     fact_bytes: int = 256 * 1024  # one fact
     body_bytes: int = 4 * 1024 * 1024  # an NDJSON body
+    delivery_bytes: int = 960 * 1024  # a vendor's webhook: with its envelope below the 1 MiB that brokers take
     drain_bytes: int = 16 * 1024 * 1024
     lines: int = 10_000
     read_s: float = 10.0  # for the whole body, however slowly it drips
@@ -100,58 +101,22 @@ class Gateway:
                 raise Refusal(405, "method_not_allowed", "only POST is understood here")
             headers = dict(scope["headers"])
             lines = _is_lines(headers.get(b"content-type", b""))
-            body = await self._read(headers, receive, self._limits.body_bytes if lines else self._limits.fact_bytes)
+            body = await read_body(headers, receive, self._limits.body_bytes if lines else self._limits.fact_bytes, self._limits)
             began = time.monotonic()
             answer, replayed = await self._once(headers.get(b"idempotency-key"), body, lines, trace_id)
         except Refusal as refusal:
-            answer = _refused(refusal, trace_id)
-        except _Gone:
+            answer = refused(refusal, trace_id)
+        except Gone:
             return
         except Exception as error:  # noqa: BLE001 - a bug; its text may quote the body, so it is not written anywhere
             log.error("request failed", error=type(error).__name__, trace_id=trace_id)
-            answer = _refused(Refusal(500, "internal", "something went wrong on our side"), trace_id)
+            answer = refused(Refusal(500, "internal", "something went wrong on our side"), trace_id)
         self._metrics.ingest_events(VENDOR, "replayed" if replayed else answer.outcome).inc()
         if answer.status == 202:
             self._metrics.ingest_ack_duration(VENDOR).observe(time.monotonic() - began)
         else:
             log.info("request refused", status=answer.status, outcome=answer.outcome, trace_id=trace_id)
-        await _respond(send, answer, trace_id)
-
-    # --- the body
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-        """At most `limit` bytes are kept, whatever is announced or comes in chunks.
-
-        What is above it is read on and thrown away, up to `drain_bytes`: a client whose connection is cut while it is
-        still sending never sees the 413. What announces even more is refused before it is read.
-        """
-        announced = headers.get(b"content-length", b"")
-        if announced.isdigit() and (len(announced) > 12 or int(announced) > self._limits.drain_bytes):
-            raise _too_large(limit)
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self._limits.read_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    if message["type"] != "http.request":
-                        continue
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size <= limit:
-                        parts.append(part)
-                    elif size > self._limits.drain_bytes:
-                        raise _too_large(limit)
-                    else:
-                        parts.clear()
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            raise Refusal(408, "too_slow", f"the body did not arrive within {self._limits.read_s:g} s") from None
-        if size > limit:
-            raise _too_large(limit)
-        return b"".join(parts)
+        await respond(send, answer, trace_id)
 
     # --- once per key
     async def _once(self, raw_key: bytes | None, body: bytes, lines: bool, trace_id: str) -> tuple[Answer, bool]:
@@ -171,7 +136,7 @@ class Gateway:
             answer = await self._take_in(body, lines, trace_id)
             future.set_result(answer)
         except BaseException as error:  # cancelled, or a bug: whoever waits on this answer may try again
-            future.set_result(_refused(Refusal(503, "retry", "the first request with this key failed", retry_after_s=1), trace_id))
+            future.set_result(refused(Refusal(503, "retry", "the first request with this key failed", retry_after_s=1), trace_id))
             self._memory.forget(key, future)
             raise error
         if not answer.final:
@@ -184,7 +149,7 @@ class Gateway:
             facts = await self._admit_lines(body, now) if lines else [admit(body, now)]
             await self._append(facts)
         except Refusal as refusal:
-            return _refused(refusal, trace_id)
+            return refused(refusal, trace_id)
         return Answer(status=202, body=encode_json(Accepted(accepted=len(facts), trace_id=trace_id)))
 
     async def _admit_lines(self, body: bytes, now: int) -> list[AnyFact]:
@@ -216,8 +181,44 @@ class Gateway:
             raise Refusal(503, "log_down", "nothing was promised; send it again later", retry_after_s=self._limits.retry_after_s) from None
 
 
-class _Gone(Exception):
+class Gone(Exception):
     """The client left before its body was complete."""
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int, limits: Limits) -> bytes:
+    """At most `limit` bytes are kept, whatever is announced or comes in chunks.
+
+    What is above it is read on and thrown away, up to `drain_bytes`: a client whose connection is cut while it is
+    still sending never sees the 413. What announces even more is refused before it is read. Raises Refusal, Gone.
+    """
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and (len(announced) > 12 or int(announced) > limits.drain_bytes):
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.read_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                if message["type"] != "http.request":
+                    continue
+                part = message.get("body", b"")
+                size += len(part)
+                if size <= limit:
+                    parts.append(part)
+                elif size > limits.drain_bytes:
+                    raise _too_large(limit)
+                else:
+                    parts.clear()
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise Refusal(408, "too_slow", f"the body did not arrive within {limits.read_s:g} s") from None
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
 
 
 def _is_lines(content_type: bytes) -> bool:
@@ -229,15 +230,23 @@ def _too_large(limit: int) -> Refusal:
     return Refusal(413, "too_large", f"more than {limit} bytes")
 
 
-OUTCOMES = {400: "malformed", 408: "too_slow", 413: "too_large", 503: "log_down"}
+OUTCOMES = {
+    400: "malformed",
+    401: "bad_signature",
+    404: "unknown_source",
+    408: "too_slow",
+    413: "too_large",
+    429: "rate_limited",
+    503: "log_down",
+}
 
 
-def _refused(refusal: Refusal, trace_id: str) -> Answer:
+def refused(refusal: Refusal, trace_id: str) -> Answer:
     outcome = "key_reused" if refusal.code == "key_reused" else OUTCOMES.get(refusal.status, "invalid")
     return Answer(status=refusal.status, body=encode_json(refusal.problem(trace_id)), retry_after_s=refusal.retry_after_s, outcome=outcome)
 
 
-async def _respond(send: Send, answer: Answer, trace_id: str) -> None:
+async def respond(send: Send, answer: Answer, trace_id: str) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(answer.body)).encode()),
