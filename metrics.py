@@ -116,6 +116,7 @@ PARKED = one_of(
     "wrong_key",
     "wrong_partition",
     "unknown_source",
+    "missing_body",
     "unknown_reference",
     "ambiguous_reference",
     "template_missing_field",

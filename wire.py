@@ -30,7 +30,7 @@ import msgspec
 import structlog
 
 from connectors.base import Secret, is_loopback
-from connectors.delivery import Delivery, Unreadable, decode_delivery, encode_delivery
+from connectors.delivery import Delivery, Unreadable, body_of, decode_delivery, encode_delivery
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from connectors.vendor import Account, Vendor, reader
@@ -70,6 +70,7 @@ REPLICAS, IN_SYNC = 3, 2
 GATHER_S = {"orders": 0.04, "references": 0.15, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
+BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
 STEADY_S = 60.0  # one that ran for so long begins to count anew
@@ -431,7 +432,7 @@ def processors(settings: Settings, environment: Mapping[str, str], abilities: Ma
     from streams.references import ReferencesProcessor
     from streams.stock import StockProcessor
 
-    readers = {account.source: reader(vendor, account) for vendor, account in accounts(settings)}
+    readers = {account.source: reader(vendor, account, settings.folder / BODIES) for vendor, account in accounts(settings)}
     policy, renderer = order_policy(settings, environment), renderer_of(settings, environment)
     timing = Timing(lease=policy.lease_ms, grace=policy.grace_ms)
     made: dict[str, Callable[[], Processor]] = {
@@ -713,6 +714,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
             token=token,
             inlets=inlets(settings, environment),
+            bodies=settings.folder / BODIES,
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)
@@ -897,7 +899,7 @@ async def parked_show(settings: Settings, record: str) -> tuple[Parked, bytes]:
     """The row, and what was to be read."""
     async with store_of(settings, lock_wait_s=0.1) as store:
         row = await _parked(settings, store, record)
-        return row, _content(row)
+        return row, _content(row, settings.folder / BODIES)
 
 
 async def _parked(settings: Settings, store: Store, record: str) -> Parked:
@@ -907,11 +909,11 @@ async def _parked(settings: Settings, store: Store, record: str) -> Parked:
     return decode_parked(row)
 
 
-def _content(row: Parked) -> bytes:
+def _content(row: Parked, bodies: Path) -> bytes:
     """What was to be read: of a delivery its body."""
     if row.topic == "deliveries":
-        with contextlib.suppress(ValueError, msgspec.DecodeError):
-            return decode_delivery(row.value).body
+        with contextlib.suppress(ValueError, msgspec.DecodeError, Unreadable):
+            return body_of(decode_delivery(row.value), bodies)
     return row.value
 
 
@@ -923,7 +925,7 @@ def _again(row: Parked, record: str, body: bytes | None) -> tuple[str, bytes | N
         if body is None:
             return row.topic, row.key, row.value
         try:
-            delivery = msgspec.structs.replace(decode_delivery(row.value), body=body)
+            delivery = msgspec.structs.replace(decode_delivery(row.value), body=body, beside="")
         except (ValueError, msgspec.DecodeError):
             delivery = Delivery(source="canonical", delivery=record, at=row.at, body=body)
         return row.topic, row.key, encode_delivery(delivery)

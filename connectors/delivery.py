@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -33,6 +36,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: bytes
     topic: str = ""  # what the vendor says that it is about; an answer that we fetched: "answer:" and its kind
     headers: dict[str, str] = {}
+    beside: str = ""  # name of the file that holds a body too large for the log; `body` is empty then
 
 
 encode_delivery = msgspec.msgpack.Encoder().encode
@@ -95,6 +99,37 @@ def stumbled(error: Exception) -> Unreadable:
         return Unreadable("schema", "$" + (path or "") + (f".{missing}" if missing else ""))
     byte = re.search(r"\(byte \d+\)$", text)
     return Unreadable("malformed", byte.group(0) if byte else "value")
+
+
+def keep_beside(folder: Path, body: bytes) -> str:
+    """Writes a body that is too large for the log to a file of its own, durable when this returns; its name. Blocks. Raises OSError."""
+    name = hashlib.blake2b(body, digest_size=16).hexdigest()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = folder / f"{name}.{os.getpid()}.tmp"
+    with open(unfinished, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(folder / name)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return name
+
+
+def body_of(delivery: Delivery, folder: Path) -> bytes:
+    """The raw body, from beside the log if need be. Raises Unreadable when its file is gone, or is not what was written."""
+    if not delivery.beside:
+        return delivery.body
+    try:
+        body = (folder / Path(delivery.beside).name).read_bytes()
+    except OSError:
+        raise Unreadable("missing_body", "the file beside the log") from None
+    if hashlib.blake2b(body, digest_size=16).hexdigest() != delivery.beside:
+        raise Unreadable("missing_body", "the file beside the log was changed")
+    return body
 
 
 def too_deep(body: bytes, limit: int) -> bool:

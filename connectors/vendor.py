@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import phonenumbers
 
-from connectors.delivery import DECODING, Delivery, Ignored, Record, Routed, Unreadable, recorded, routed, stumbled, too_deep
+from connectors.delivery import DECODING, Delivery, Ignored, Record, Routed, Unreadable, body_of, recorded, routed, stumbled, too_deep
 from connectors.signature import Scheme
 from orders import money
 from orders.fact import AT_MAX, AT_MIN, Fact
@@ -93,12 +94,13 @@ def _decoded(body: bytes, kind: Any) -> Any:
         raise stumbled(error) from None
 
 
-def reader(vendor: Vendor, account: Account) -> Callable[[Delivery], list[Routed]]:
-    """How intake reads the deliveries of an account."""
+def reader(vendor: Vendor, account: Account, bodies: Path) -> Callable[[Delivery], list[Routed]]:
+    """How intake reads the deliveries of an account; `bodies` is where those lie that are too large for the log."""
 
     def read(delivery: Delivery) -> list[Routed]:
-        topic = delivery.topic or vendor.envelope(delivery.headers, delivery.body).topic
-        return vendor.route(account, topic, delivery.body, delivery.at)
+        body = body_of(delivery, bodies)
+        topic = delivery.topic or vendor.envelope(delivery.headers, body).topic
+        return vendor.route(account, topic, body, delivery.at)
 
     return read
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import structlog
@@ -49,11 +50,12 @@ def make_app(
     mailbox: Mailbox | None = None,
     token: str = "",
     inlets: Sequence[Inlet] = (),
+    bodies: Path = Path("bodies"),
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
-    ingest = Ingest(inlets, sink, clock, metrics, limits)
+    ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
     pages = Pages(clock, has_mailbox=mailbox is not None)
     live = Live(reader)
 

@@ -32,7 +32,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     fact_bytes: int = 256 * 1024  # one fact
     body_bytes: int = 4 * 1024 * 1024  # an NDJSON body
-    delivery_bytes: int = 960 * 1024  # a vendor's webhook: with its envelope below the 1 MiB that brokers take
+    delivery_bytes: int = 8 * 1024 * 1024  # a vendor's webhook
+    logged_bytes: int = 960 * 1024  # of it in the log, with its envelope below the 1 MiB that brokers take; larger ones lie beside it
     drain_bytes: int = 16 * 1024 * 1024
     lines: int = 10_000
     read_s: float = 10.0  # for the whole body, however slowly it drips

@@ -12,13 +12,14 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 import structlog
 from litestar.types import HTTPScope, Receive, Send
 
 from connectors.base import Secret
-from connectors.delivery import Delivery, Unreadable, encode_delivery
+from connectors.delivery import Delivery, Unreadable, encode_delivery, keep_beside
 from connectors.signature import Sent, Verdict
 from connectors.vendor import Envelope, Vendor
 from metrics import Metrics
@@ -67,9 +68,12 @@ class _Bucket:
 class Ingest:
     """An ASGI application for `/v1/ingest/{source}`."""
 
-    def __init__(self, inlets: Sequence[Inlet], sink: Log, clock: Clock, metrics: Metrics, limits: Limits | None = None) -> None:
+    def __init__(
+        self, inlets: Sequence[Inlet], sink: Log, bodies: Path, clock: Clock, metrics: Metrics, limits: Limits | None = None
+    ) -> None:
+        """`bodies`: folder for what is too large for the log."""
         self._inlets = {inlet.source: inlet for inlet in inlets}
-        self._sink, self._clock, self._metrics = sink, clock, metrics
+        self._sink, self._bodies, self._clock, self._metrics = sink, bodies, clock, metrics
         self._limits = limits or Limits()
         self._memory = Memory(self._limits.remembered)
         self._buckets = {inlet.source: _Bucket(inlet.rate, time.monotonic()) for inlet in inlets}
@@ -137,16 +141,21 @@ class Ingest:
         return answer
 
     async def _append(self, inlet: Inlet, envelope: Envelope, headers: Mapping[str, str], body: bytes, now: int, trace_id: str) -> Answer:
-        own = kept(headers, inlet.vendor.name)
-        delivery = Delivery(source=inlet.source, delivery=envelope.delivery, at=now, topic=envelope.topic, body=body, headers=own)
+        own, beside = kept(headers, inlet.vendor.name), ""
+        try:
+            if len(body) > self._limits.logged_bytes:
+                body, beside = b"", await asyncio.to_thread(keep_beside, self._bodies, body)
+        except OSError:
+            return refused(_log_down(self._limits), trace_id)
+        delivery = Delivery(
+            source=inlet.source, delivery=envelope.delivery, at=now, topic=envelope.topic, body=body, headers=own, beside=beside
+        )
         key = f"{inlet.source}/{envelope.delivery}".encode()
         try:
             async with asyncio.timeout(self._limits.append_s):
                 await self._sink.append("deliveries", [(key, encode_delivery(delivery))])
         except (LogDown, TimeoutError):
-            return refused(
-                Refusal(503, "log_down", "nothing was promised; send it again later", retry_after_s=self._limits.retry_after_s), trace_id
-            )
+            return refused(_log_down(self._limits), trace_id)
         return _taken("accepted", trace_id)
 
 
@@ -158,6 +167,10 @@ def kept(headers: Mapping[str, str], vendor: str) -> dict[str, str]:
 
 def _taken(outcome: str, trace_id: str) -> Answer:
     return Answer(status=202, body=encode_json(Taken(outcome, trace_id)), outcome=outcome)
+
+
+def _log_down(limits: Limits) -> Refusal:
+    return Refusal(503, "log_down", "nothing was promised; send it again later", retry_after_s=limits.retry_after_s)
 
 
 def _retry(trace_id: str) -> Answer:

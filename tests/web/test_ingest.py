@@ -10,6 +10,7 @@ import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -98,14 +99,22 @@ class Site:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
     log, metrics, clock = ListLog(), Metrics(), VirtualClock(NOW)
     health = Health(metrics)
-    limits = Limits(delivery_bytes=4096, drain_bytes=16384, read_s=0.5, append_s=2.0)
+    limits = Limits(delivery_bytes=4096, logged_bytes=2048, drain_bytes=16384, read_s=0.5, append_s=2.0)
     reader: Any = FakeReader()
     sink: Any = log
     app = make_app(
-        sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, token="machines-only", inlets=INLETS, limits=limits
+        sink=sink,
+        reader=reader,
+        clock=clock,
+        metrics=metrics,
+        health=health,
+        token="machines-only",
+        inlets=INLETS,
+        bodies=tmp_path,
+        limits=limits,
     )
     server = WebServer(app, "127.0.0.1", 0, token="machines-only")
     await server.start()
@@ -120,7 +129,7 @@ async def test_a_signed_delivery_is_in_the_log_with_its_raw_bytes_when_it_is_ans
     (delivery,) = site.deliveries()
     assert (delivery.source, delivery.delivery, delivery.topic, delivery.body) == ("toy-lumi", "d-1", "note", BODY)
     assert "authorization" not in delivery.headers and delivery.headers["x-toy-id"] == "d-1"
-    (routed,) = reader(TOY, ACCOUNT)(delivery)
+    (routed,) = reader(TOY, ACCOUNT, Path())(delivery)
     assert (routed.topic, routed.key) == ("facts", "lumi:9007199254740993"), "64-bit IDs are exact"
 
 
@@ -198,7 +207,7 @@ async def test_what_is_signed_and_cannot_be_read_is_taken_in_for_a_person_to_see
     assert (await site.post(**headers)).status_code == 202
     for delivery, reason in zip(site.deliveries(), ("malformed", "schema", "malformed", "schema"), strict=True):
         with pytest.raises(Unreadable) as found:
-            reader(TOY, ACCOUNT)(delivery)
+            reader(TOY, ACCOUNT, Path())(delivery)
         assert found.value.reason == reason
 
 
@@ -233,6 +242,19 @@ async def test_too_large_and_too_slow_bodies_are_refused(site: Site) -> None:
     assert site.log.records == []
 
 
+async def test_a_body_too_large_for_the_log_lies_beside_it_and_is_read_from_there(site: Site, tmp_path: Path) -> None:
+    body = json.dumps({"order": 1, "text": "x" * 3000}).encode()
+    assert (await site.post(body, **signed(body))).status_code == 202
+    (delivery,) = site.deliveries()
+    assert delivery.body == b"" and (tmp_path / delivery.beside).read_bytes() == body
+    (routed,) = reader(TOY, ACCOUNT, tmp_path)(delivery)
+    assert routed.key == "lumi:1"
+    (tmp_path / delivery.beside).write_bytes(b"changed")
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        with pytest.raises(Unreadable, match="missing_body"):
+            reader(TOY, ACCOUNT, folder)(delivery)
+
+
 async def test_only_post_is_understood(site: Site) -> None:
     assert (await site.client.get("/v1/ingest/toy-lumi")).status_code == 405
 
@@ -253,7 +275,7 @@ def test_whatever_comes_is_answered_in_words(body: bytes, topic: str, id: str, s
         log, metrics = ListLog(), Metrics()
         sink: Any = log
         answers: list[dict[str, Any]] = []
-        ingest = Ingest(INLETS, sink, VirtualClock(NOW), metrics, Limits())
+        ingest = Ingest(INLETS, sink, Path("nowhere"), VirtualClock(NOW), metrics, Limits())
         headers = signed(body, topic=topic, id=id)
         if not sign:
             headers.pop("x-toy-signature")
@@ -274,6 +296,6 @@ def test_whatever_comes_is_answered_in_words(body: bytes, topic: str, id: str, s
         assert answers[0]["status"] == (202 if sign else 401)
         if sign and log.records:
             with contextlib.suppress(Unreadable, Ignored):
-                reader(TOY, ACCOUNT)(decode_delivery(log.records[0][2]))
+                reader(TOY, ACCOUNT, Path())(decode_delivery(log.records[0][2]))
 
     asyncio.run(once())
