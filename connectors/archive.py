@@ -23,7 +23,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-KEPT_MANIFESTS = 3  # of each partition; a reader may still hold an older one
+KEPT_MANIFESTS = 3  # of each partition, when they are swept; a reader may still hold an older one
+MANY_MANIFESTS = 64  # then they are swept: now and then many at once, as freeing blocks can hold up a disk's other writers
 _SANE = range(946_684_800_000, 4_102_444_800_000)  # 2000 to 2100: a time outside opens no day of its own
 _TOPIC = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 _DAY_MS = 86_400_000
@@ -182,7 +183,9 @@ class Archive:
             pa.array([r.key for r in records], pa.binary()),
             pa.array([r.value or b"" for r in records], pa.large_binary()),
             pa.array([getattr(r, time) for r in records], pa.timestamp("ms")),
-            pa.array([[{"name": name, "value": value} for name, value in r.headers] for r in records], _SCHEMA.field("headers").type),
+            pa.array(
+                [[{"name": n, "value": v} for n, v in r.headers] if r.headers else [] for r in records], _SCHEMA.field("headers").type
+            ),
         ]
         table = pa.Table.from_arrays(columns, schema=_SCHEMA)
         return self._write_tables(tp, (table,), day, records[0].offset, records[-1].offset + 1)
@@ -228,12 +231,13 @@ class Archive:
         if _numbers(folder)[-1] != manifest.number:  # the name was free because it had been swept away long ago
             raise ArchiveLost(f"{tp[0]}.{tp[1]}: manifest {manifest.number} is older than another writer's")
         self._step("sweep manifests")
-        for number in _numbers(folder)[:-KEPT_MANIFESTS]:
-            (folder / f"{number:08d}.json").unlink(missing_ok=True)
+        if len(_numbers(folder)) > MANY_MANIFESTS:
+            _sweep_manifests(folder)
 
     def _sweep(self, tp: tuple[str, int]) -> None:
         """Removes files of this partition that none of the kept manifests names: compacted ones, and those of a killed append."""
         folder = self._manifests(tp)
+        _sweep_manifests(folder)
         named: set[Path] = set()
         for number in _numbers(folder):
             kept = msgspec.json.decode((folder / f"{number:08d}.json").read_bytes(), type=Manifest)
@@ -279,6 +283,11 @@ def _runs(files: Sequence[DayFile]) -> Iterator[list[DayFile]]:
 
 def _numbers(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.json")) if folder.is_dir() else []
+
+
+def _sweep_manifests(folder: Path) -> None:
+    for number in _numbers(folder)[:-KEPT_MANIFESTS]:
+        (folder / f"{number:08d}.json").unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:

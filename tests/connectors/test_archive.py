@@ -135,7 +135,8 @@ def test_of_two_writers_one_learns_that_it_is_not_the_writer(tmp_path: Path) -> 
     assert read(other) == records(0, 20)
 
 
-def test_a_writer_that_slept_long_cannot_use_a_number_that_was_swept_away(tmp_path: Path) -> None:
+def test_a_writer_that_slept_long_cannot_use_a_number_that_was_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.archive.MANY_MANIFESTS", 3)
     other = Archive(tmp_path)
 
     def sleep(step: str) -> None:
@@ -232,11 +233,14 @@ def test_a_manifest_that_cannot_be_read_stops_and_is_not_skipped(tmp_path: Path)
         archive.next_offset(TP)
 
 
-def test_old_manifests_go_and_the_folder_stays_small(tmp_path: Path) -> None:
+def test_old_manifests_go_many_at_once_and_the_folder_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.archive.MANY_MANIFESTS", 8)
     archive = Archive(tmp_path)
+    left = []
     for number in range(20):
         archive.append(TP, records(number, number + 1), number + 1)
-    assert len(list((tmp_path / "manifest" / "facts" / "3").iterdir())) == 3
+        left.append(len(list((tmp_path / "manifest" / "facts" / "3").iterdir())))
+    assert left[:9] == [*range(1, 9), 3] and max(left) == 8
     assert read(archive) == records(0, 20)
 
 
