@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -221,6 +220,7 @@ def connector_read(context: click.Context, vendor: str, file: Path, topic: str, 
     from connectors.delivery import Ignored, Unreadable
     from connectors.registry import VENDORS
     from connectors.vendor import Account, understood
+    from streams.clock import WallClock
 
     if vendor not in VENDORS:
         raise click.UsageError(f"no vendor {vendor!r}; known: {', '.join(VENDORS)}")
@@ -228,7 +228,7 @@ def connector_read(context: click.Context, vendor: str, file: Path, topic: str, 
         raise click.UsageError("a delivery has a --topic, an answer a kind: name one of them")
     account = Account(source=vendor, shop=shop or _settings(context).shop)
     try:
-        found = understood(VENDORS[vendor], account, file.read_bytes(), int(time.time() * 1000), topic, answer)
+        found = understood(VENDORS[vendor], account, file.read_bytes(), WallClock().now(), topic, answer)
     except Ignored as error:
         click.echo(f"ignored: {error}")
         return

@@ -57,6 +57,7 @@ class Reason(StrEnum):
 
 class Done(msgspec.Struct, frozen=True):
     reference: str = ""  # the provider's own ID of what it accepted
+    keep: bytes = b""  # what it gave us and we must keep, such as a label's image; its file's name is added to the reference
 
 
 class TryLater(msgspec.Struct, frozen=True):

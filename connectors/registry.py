@@ -1,10 +1,11 @@
-"""Which connector serves a channel: one line each. The contract suite and the Sender find them here."""
+"""Which connector serves a channel, and which vendors there are: one line each. Contract suites, Sender and gateway find them here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Literal
 
+from connectors import shopify, stripe, ups, usps, wms
 from connectors.base import Connector, SettingsError
 from connectors.fcm import Fcm
 from connectors.smtp import Smtp
@@ -22,7 +23,7 @@ CHANNELS: dict[str, type[Smtp] | type[Twilio] | type[Fcm] | type[Webhook]] = {
 ABILITIES: dict[str, Literal["keyed", "lookup", "neither"]] = {name: kind.ability.kind for name, kind in CHANNELS.items()}
 
 
-VENDORS: dict[str, Vendor] = {}
+VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (m.VENDOR for m in (shopify, stripe, wms, ups, usps))}
 
 
 def connect(channel: str, settings: dict[str, Any]) -> Connector:

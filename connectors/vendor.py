@@ -6,6 +6,9 @@
         topics={"payment_intent.succeeded": Topic(Event, captured), ...},
         ignored={"payment_intent.created": "nothing has been paid yet", ...},
         answers={"payment_intent": Topic(PaymentIntent, answered)},
+        questions={"payment_intents": Question("payment_intents", since, cursor)},   # what is fetched, page by page
+        actions={"payment.refund": Action(Ability("keyed", 86_400), refund, refunded)},   # what it does for us
+        login=login,                                  # how requests are authorised
         complaint=complaint,                          # an error answer in our words
     )
 
@@ -25,14 +28,26 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import phonenumbers
 
+from connectors.base import Ability, Answer, Secret
 from connectors.delivery import DECODING, Delivery, Ignored, Record, Routed, Unreadable, body_of, recorded, routed, stumbled, too_deep
+from connectors.http import Reply, Request
 from connectors.signature import Scheme
 from orders import money
-from orders.fact import AT_MAX, AT_MIN, Fact
+from orders.fact import AT_MAX, AT_MIN, Address, Fact
 from orders.request import FactWaiting
 
 MAX_DEPTH = 64  # of a body's JSON: real ones have a dozen
 ANSWER = "answer:"  # before the kind of an answer, where a topic stands
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where parcels come from, and what one weighs and measures where nobody says."""
+
+    name: str = ""
+    phone: str = ""
+    address: Address = Address()
+    weight_g: int = 500
+    size_mm: tuple[int, int, int] = (300, 200, 100)  # length, width, height
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +59,52 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     reports_payments: bool = True  # a shop's word on payments; False where the gateway itself is connected: nothing counts twice
     order_field: str = "order_id"  # metadata of a payment that names the shop's order
     location: str = "main"  # stock location, where the vendor has only one
+
+    # to ask it for something
+    url: str = ""  # base of its API, no slash at the end; empty: `Vendor.url`
+    credentials: dict[str, Secret] = {}  # by the vendor's own names: "client_id", "client_secret", "token", ...
+    options: dict[str, str] = {}  # what else its API wants to know of the account: "shipper_number", ...
+    services: tuple[str, ...] = ()  # of a carrier: which services' labels it makes; empty: all
+    origin: Origin = Origin()
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """What an effect for the outside asks for, as `orders.plan.body` renders it."""
+
+    event: str  # the action: "carrier.label", "payment.refund", ...
+    id: str  # effect ID, and idempotency key
+    order: str  # order ID
+    data: msgspec.Raw  # by the action
+
+
+class Action(msgspec.Struct, frozen=True):
+    """One thing a vendor does for us. All three are pure; credentials are added later, by `Vendor.login`.
+
+    `read` gets the reply to `render`'s request; what it makes `Done(reference)` of is kept with the order: for a label
+    "carrier tracking-number label-file". `look`, where the ability is "lookup", asks what became of it: `found` reads that.
+    """
+
+    ability: Ability
+    render: Callable[[Account, Ask], Request]  # raises Unreadable for what cannot be asked, naming the field
+    read: Callable[[Account, Ask, Reply], Answer]
+    look: Callable[[Account, Ask], Request] | None = None
+    found: Callable[[Account, Ask, Reply], Answer] | None = None
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What can be fetched: pages of an answer. `value` is an ID, or a time in ms since when, as text."""
+
+    answer: str  # kind in `Vendor.answers`
+    render: Callable[[Account, str, str], Request]  # account, value, cursor ("" first); without credentials
+    next: Callable[[Reply], str]  # cursor of the next page, "" at the end
+
+
+class Login(msgspec.Struct, frozen=True):
+    """How requests are authorised: `headers` from credentials alone or, where `render` makes a request for a token, with the token."""
+
+    headers: Callable[[Account, str], tuple[tuple[str, str], ...]]  # account, token ("" where none is fetched)
+    render: Callable[[Account], Request] | None = None  # asks for a token; credentials in it
+    token: Callable[[Reply], tuple[str, float]] | None = None  # token and its life, seconds; raises Unreadable
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -68,6 +129,11 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     topics: Mapping[str, Topic]
     ignored: Mapping[str, str] = {}  # topic -> why it holds nothing for us
     answers: Mapping[str, Topic] = {}  # kind of an answer to what we ask -> how it is read
+    url: str = ""  # of its API
+    questions: Mapping[str, Question] = {}  # by the name of what is asked: "tracking", "orders_since", ...
+    actions: Mapping[str, Action] = {}
+    login: Login | None = None
+    pace_per_s: float = 4.0  # calls an account stands
     complaint: Callable[[bytes], str] = lambda body: ""  # what an error answer says, in our words; "" for what is none
 
     def read(self, account: Account, topic: str, body: bytes, at: int) -> list[Record]:

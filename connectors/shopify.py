@@ -1,0 +1,882 @@
+"""Shopify: webhooks of an app or of the shop's own settings, and answers of the REST Admin API, as facts.
+
+Every order body is the whole order, so all its topics are read alike, with the refunds and fulfillments it encloses:
+
+- OrderPlaced: money is what the customer sees (presentment), which is also what gateways move. The total is what the order costs
+  now plus what was given back of it, so neither an edit nor a refund makes a paid order look unpaid. Of each line it states what
+  was ordered; what refunds cancel or take back are facts of their own, and whatever else has left the order is not stated.
+- OrderPaid: all of it, or the total less what is outstanding, as of the latest update. Beside captures it counts once: the view
+  takes the greater.
+- CancelRequested, where the order says when it was cancelled.
+
+Transactions and refunds are payments by the transaction's ID, wherever it is told. Where the gateway itself is connected
+(`reports_payments` false) they only say which of the gateway's references belong to the order. A refund's lines are goods that
+came back ("return") or are not wanted any more ("cancel"); `legacy_restock` says neither, `no_restock` only that money went back.
+
+A fulfillment is one parcel under its own ID, packed once its status is "success". Several numbers may track it: all are linked to
+the order, the first is shown. How its shipment stands is told by fulfillments and by fulfillment events; either way it is one scan
+for each status, and its earliest report stands, so that a later update which repeats it moves nothing back. A label is paper only.
+A cancelled fulfillment never was a parcel, unless it had moved: what has left the house wins.
+
+Holds are those of fulfillment orders. Their webhooks name neither the order nor the time, and a release does not name its hold:
+so the fulfillment order is the hold, waits for whoever knows its order (the answer `fulfillment_orders` does), and a second hold
+after a release is not seen. A high risk holds the order; a lower one does not let it go, because assessments of several providers
+come in any order. An order deleted in the shop is held too: nobody said what is to become of goods and money.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from connectors.delivery import Ignored, Record, Unreadable
+from connectors.signature import BodyHmac
+from connectors.vendor import Account, Envelope, Topic, Vendor, minor, ms, order_id, phone, waiting
+from orders import fact, money
+from orders.bounds import AMOUNT_MAX
+from orders.fact import AT_MAX, Address, Line, Person, Quantity, Tracking
+from orders.request import ConsentReported, ProfileReported, ReferenceLinked
+
+HOLD = "fulfillment_order"  # kind of reference, and what a hold's ID begins with
+FEEDBACK = "feedback"  # the only class of messages that marketing consent speaks of: no other is advertising
+PART_PAID = frozenset({"partially_paid", "partially_refunded", "refunded"})
+BEFORE_PAYMENT = frozenset({"net", "fixed", "fulfillment"})  # payment terms under which goods leave before the money comes
+EXPRESS = re.compile(r"\bexpress|\bovernight|\bexpedited|\b(next|same)[ -]?day", re.IGNORECASE)
+STRIPE = re.compile(r"\b(?:pi|ch|py)_[A-Za-z0-9]{8,64}\b")  # Stripe's payment intents and charges
+REFERENCE = re.compile(r"^[A-Za-z0-9_.:-]{8,64}\Z")  # what other gateways call a payment, if it says anything at all
+
+PAPER = frozenset({"", "label_printed", "label_purchased", "confirmed"})  # "confirmed" stands where nothing else is known
+SHIPMENT = {
+    "carrier_picked_up": Tracking.IN_TRANSIT,
+    "in_transit": Tracking.IN_TRANSIT,
+    "out_for_delivery": Tracking.OUT_FOR_DELIVERY,
+    "attempted_delivery": Tracking.ATTEMPT_FAILED,
+    "ready_for_pickup": Tracking.PICKUP,
+    "ready_for_recipient_pickup": Tracking.PICKUP,
+    "picked_up": Tracking.DELIVERED,  # by the customer
+    "delivered": Tracking.DELIVERED,
+    "delayed": Tracking.EXCEPTION,
+    "buyer_action_required": Tracking.EXCEPTION,
+    "returning_to_sender": Tracking.EXCEPTION,  # on its way back, not there
+    "failure": Tracking.EXCEPTION,
+}
+ASKED = frozenset({"authorization", "capture", "sale"})  # money that was to come
+MONEY: dict[tuple[str, str], type[fact.PaymentAuthorized | fact.PaymentCaptured | fact.PaymentRefunded]] = {
+    ("authorization", "success"): fact.PaymentAuthorized,
+    ("capture", "success"): fact.PaymentCaptured,
+    ("sale", "success"): fact.PaymentCaptured,
+    ("refund", "success"): fact.PaymentRefunded,
+}
+WON = {"won": True, "prevented": True, "lost": False, "accepted": False, "charge_refunded": False}  # disputes that are over
+
+
+# --- bodies: what we read of them; Shopify sends null for whatever is empty or withheld from the app
+class Money(msgspec.Struct, frozen=True, kw_only=True):
+    amount: str
+    currency_code: str
+
+
+class MoneySet(msgspec.Struct, frozen=True, kw_only=True):
+    presentment_money: Money | None = None
+    shop_money: Money | None = None
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    name: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    company: str | None = None
+    address1: str | None = None
+    address2: str | None = None
+    city: str | None = None
+    province: str | None = None
+    province_code: str | None = None
+    zip: str | None = None
+    country_code: str | None = None
+    phone: str | None = None
+
+
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    state: str | None = None
+    consent_updated_at: str | None = None
+
+
+class Customer(msgspec.Struct, frozen=True, kw_only=True):
+    id: int | None = None
+    email: str | None = None
+    phone: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    tags: str | None = None
+    default_address: Place | None = None
+    updated_at: str | None = None
+    email_marketing_consent: Consent | None = None
+    sms_marketing_consent: Consent | None = None
+
+
+class Marketing(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a customer's consent alone: the topic for e-mail calls the customer otherwise than the one for SMS."""
+
+    customer_id: int | None = None
+    id: int | None = None
+    email_marketing_consent: Consent | None = None
+    sms_marketing_consent: Consent | None = None
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    quantity: int
+    current_quantity: int | None = None
+    sku: str | None = None
+    variant_id: int | None = None
+    title: str | None = None
+    name: str | None = None
+    price: str
+    price_set: MoneySet | None = None
+    requires_shipping: bool | None = None
+
+
+class Shipping(msgspec.Struct, frozen=True, kw_only=True):
+    title: str | None = None
+    code: str | None = None
+    is_removed: bool | None = None
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    payment_terms_type: str | None = None
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    order_id: int | None = None
+    kind: str
+    status: str
+    amount: str
+    currency: str | None = None
+    created_at: str
+    processed_at: str | None = None
+    authorization: str | None = None
+    payment_id: str | None = None
+    error_code: str | None = None
+    receipt: msgspec.Raw = msgspec.Raw()
+
+
+class RefundedItem(msgspec.Struct, frozen=True, kw_only=True):
+    line_item_id: int
+    quantity: int
+    restock_type: str | None = None
+
+
+class Refund(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    order_id: int | None = None
+    created_at: str
+    refund_line_items: list[RefundedItem] | None = None
+    transactions: list[Transaction] | None = None
+    total_duties_set: MoneySet | None = None
+
+
+class FulfilledItem(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    quantity: int
+
+
+class Fulfillment(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    order_id: int
+    status: str | None = None
+    created_at: str
+    updated_at: str | None = None
+    shipment_status: str | None = None
+    tracking_company: str | None = None
+    tracking_number: str | None = None
+    tracking_numbers: list[str | None] | None = None
+    line_items: list[FulfilledItem] | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    fulfillment_id: int
+    order_id: int
+    status: str
+    happened_at: str
+    estimated_delivery_at: str | None = None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    name: str
+    created_at: str
+    updated_at: str
+    currency: str
+    total_price: str
+    total_price_set: MoneySet | None = None
+    current_total_price: str | None = None
+    current_total_price_set: MoneySet | None = None
+    total_outstanding: str | None = None
+    financial_status: str | None = None
+    cancelled_at: str | None = None
+    cancel_reason: str | None = None
+    customer: Customer | None = None
+    email: str | None = None
+    contact_email: str | None = None
+    phone: str | None = None
+    customer_locale: str | None = None
+    source_name: str | None = None
+    tags: str | None = None
+    shipping_address: Place | None = None
+    billing_address: Place | None = None
+    line_items: list[Item]
+    shipping_lines: list[Shipping] | None = None
+    payment_terms: Terms | None = None
+    refunds: list[Refund] | None = None
+    fulfillments: list[Fulfillment] | None = None
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+
+
+class Dispute(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    order_id: int | None = None
+    amount: str
+    currency: str
+    status: str
+    initiated_at: str
+    finalized_on: str | None = None
+
+
+class Assessment(msgspec.Struct, frozen=True, kw_only=True):
+    order_id: int | None = None
+    risk_level: str | None = None
+    created_at: str | None = None
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    reason: str | None = None
+
+
+class FulfillmentOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """In webhooks its ID is a global one and there is no order; in answers the ID is a number and the order's stands beside it."""
+
+    id: str | int
+    order_id: int | None = None
+    status: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    fulfillment_holds: list[Hold] | None = None
+
+
+class PlacedOnHold(msgspec.Struct, frozen=True, kw_only=True):
+    fulfillment_order: FulfillmentOrder
+    created_fulfillment_hold: Hold | None = None  # there even if the hold is already gone again
+
+
+class HoldReleased(msgspec.Struct, frozen=True, kw_only=True):
+    fulfillment_order: FulfillmentOrder
+
+
+def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
+    """The event's ID, where sent, is one for all subscriptions that tell of it; the webhook's ID is one for all attempts."""
+    topic = headers.get("x-shopify-topic", "")
+    if not topic:
+        raise Unreadable("schema", "x-shopify-topic")
+    return Envelope(topic, headers.get("x-shopify-event-id") or headers.get("x-shopify-webhook-id", ""))
+
+
+def _about(account: Account, order: int | None, object: int | str) -> dict[str, Any]:
+    """Whose fact it is; without an order it waits to learn it."""
+    return {
+        "order": order_id(account, order) if order is not None else "",
+        "system": account.source,
+        "authority": account.authority,
+        "object": str(object),
+    }
+
+
+# --- orders
+def ordered(account: Account, body: Order, at: int) -> Iterable[Record]:
+    about = _about(account, body.id, body.id)
+    version = ms(body.updated_at, "$.updated_at")
+    currency = _currency(body)
+    refunds, fulfillments = body.refunds or [], body.fulfillments or []
+    lines, removed = _lines(body, currency)
+    total = _total(body, currency)
+    terms = (body.payment_terms.payment_terms_type or "").lower() if body.payment_terms is not None else ""
+    yield fact.OrderPlaced(
+        **about,
+        at=ms(body.created_at, "$.created_at"),
+        version=version,
+        number=body.name.removeprefix("#"),
+        customer=_customer(account, body),
+        currency=currency,
+        total=total,
+        lines=lines,
+        person=_person(body),
+        service="express" if any(_fast(line) for line in body.shipping_lines or []) else "standard",
+        tier="vip" if _vip(body) else "regular",
+        prepaid=total == 0 or terms in BEFORE_PAYMENT,
+        not_applicable=_not_applicable(body),
+    )
+    paid = _paid(body, total, currency) if account.reports_payments else 0
+    if paid:
+        yield fact.OrderPaid(**about, at=version, version=version, amount=paid, currency=currency)
+    if body.cancelled_at:
+        cancelled = ms(body.cancelled_at, "$.cancelled_at")
+        yield fact.CancelRequested(**about, at=cancelled, version=version, reason=body.cancel_reason or "")
+    elif removed and not any(f.status == "success" for f in fulfillments):
+        # Nothing is left of the order, no refund said "cancel", and nothing was sent: it must not be.
+        gone = _about(account, body.id, f"removed:{body.id}")
+        yield fact.LinesCancelled(**gone, at=version, version=version, lines=removed, reason="removed")
+    for refund in refunds:
+        yield from _refund(account, refund, body.id, currency)
+    for fulfillment in fulfillments:
+        yield from _fulfillment(account, fulfillment)
+
+
+def deleted(account: Account, body: Deleted, at: int) -> Iterable[Record]:
+    yield fact.HoldPlaced(
+        **_about(account, body.id, f"deleted:{body.id}"),
+        at=at,  # it says no time
+        reason="shop_deleted",
+    )
+
+
+def assessed(account: Account, body: Assessment, at: int) -> Iterable[Record]:
+    if body.order_id is None:
+        raise Ignored("the risk assessment names no order")
+    if (body.risk_level or "").lower() != "high":
+        raise Ignored("the risk is not high; whether an earlier hold may go is for a person to say")
+    yield fact.HoldPlaced(
+        **_about(account, body.order_id, f"risk:{body.order_id}"),
+        at=ms(body.created_at, "$.created_at") if body.created_at else at,
+        reason="shop_risk_high",
+    )
+
+
+def _currency(body: Order) -> str:
+    shown = body.total_price_set.presentment_money if body.total_price_set is not None else None
+    currency = (shown.currency_code if shown is not None else body.currency).upper()
+    if not money.known(currency):
+        raise Unreadable("currency", "$.currency")
+    return currency
+
+
+def _amount(given: MoneySet | None, plain: str, currency: str, field: str) -> int:
+    """Of an amount told in one or two currencies that which is in the order's."""
+    for told in (given.presentment_money, given.shop_money) if given is not None else ():
+        if told is not None and told.currency_code.upper() == currency:
+            return _bounded(minor(told.amount, currency, field), field)
+    return _bounded(minor(plain, currency, field), field)
+
+
+def _bounded(amount: int, field: str) -> int:
+    if not 0 <= amount < AMOUNT_MAX:
+        raise Unreadable("bounds", field)
+    return amount
+
+
+def _total(body: Order, currency: str) -> int:
+    """What is asked for the order in all; of one of which nothing is left, what was asked first."""
+    first = _amount(body.total_price_set, body.total_price, currency, "$.total_price")
+    if body.current_total_price is None:
+        return first
+    now = _amount(body.current_total_price_set, body.current_total_price, currency, "$.current_total_price")
+    back = sum(
+        minor(t.amount, currency, "$.refunds[...].transactions[...].amount")
+        for refund in body.refunds or []
+        for t in refund.transactions or []
+        if t.kind == "refund" and t.status == "success" and (t.currency or currency).upper() == currency
+    )
+    return _bounded(now + back, "$.current_total_price") or first
+
+
+def _paid(body: Order, total: int, currency: str) -> int:
+    """What has been paid of the total, whatever was given back since; 0 where that cannot be told."""
+    if body.financial_status == "paid":
+        return total
+    if body.financial_status not in PART_PAID or currency != body.currency.upper():  # outstanding is told in the shop's currency only
+        return 0
+    paid = total - minor(body.total_outstanding or "0", currency, "$.total_outstanding")
+    return _bounded(max(paid, 0), "$.total_outstanding")
+
+
+def _lines(body: Order, currency: str) -> tuple[tuple[Line, ...], tuple[Quantity, ...]]:
+    """The lines as ordered, less what has left the order without a fact of its own; and, if that is all of it, what has left."""
+    told: Counter[int] = Counter()
+    for refund in body.refunds or []:
+        for item in refund.refund_line_items or []:
+            if item.restock_type in ("cancel", "return"):
+                told[item.line_item_id] += item.quantity
+    stated: dict[int, int] = {}
+    for x in body.line_items:
+        stated[x.id] = x.quantity if x.current_quantity is None else min(x.quantity, x.current_quantity + told[x.id])
+    removed: tuple[Quantity, ...] = ()
+    if not any(quantity > 0 for quantity in stated.values()):
+        stated = {x.id: x.quantity for x in body.line_items}
+        removed = tuple(Quantity(line=str(x.id), quantity=x.quantity) for x in body.line_items if x.quantity > 0)
+        if not removed:
+            raise Unreadable("bounds", "$.line_items")
+    lines = tuple(
+        Line(
+            line=str(x.id),
+            sku=x.sku or str(x.variant_id or x.id),
+            quantity=stated[x.id],
+            price=_amount(x.price_set, x.price, currency, "$.line_items[...].price"),
+            title=x.title or x.name or "",
+        )
+        for x in body.line_items
+        if stated[x.id] > 0
+    )
+    return lines, removed
+
+
+def _customer(account: Account, body: Order) -> str:
+    if body.customer is not None and body.customer.id:
+        return f"{account.shop}:{body.customer.id}"
+    email = _email(body).lower()
+    if not email:
+        return f"{account.shop}:order-{body.id}"  # nobody we could know again
+    return f"{account.shop}:{blake2b(email.encode(), key=account.shop.encode()[:64], digest_size=16).hexdigest()}"
+
+
+def _email(body: Order) -> str:
+    of_customer = body.customer.email if body.customer is not None else ""
+    return (body.email or body.contact_email or of_customer or "").strip()
+
+
+def _person(body: Order) -> Person | None:
+    customer = body.customer or Customer()
+    place = body.shipping_address or Place()
+    country = (place.country_code or "").upper()
+    named: tuple[Place | Customer, ...] = (place, body.billing_address or Place(), customer)
+    numbers = (phone(number, country) for number in (body.phone, place.phone, customer.phone))
+    person = Person(
+        name=next(filter(None, map(_name, named)), ""),
+        email=_email(body),
+        phone=next(filter(None, numbers), ""),
+        locale=body.customer_locale or "",
+        address=_address(place),
+    )
+    return person if person != Person() else None
+
+
+def _name(of: Place | Customer) -> str:
+    whole = of.name if isinstance(of, Place) else None
+    return whole or " ".join(filter(None, (of.first_name, of.last_name)))
+
+
+def _address(place: Place) -> Address:
+    street = tuple(filter(None, (place.address1, place.address2)))
+    return Address(
+        lines=(place.company, *street) if place.company and street else street,
+        city=place.city or "",
+        region=place.province_code or place.province or "",
+        postcode=place.zip or "",
+        country=(place.country_code or "").upper(),
+    )
+
+
+def _fast(line: Shipping) -> bool:
+    return not line.is_removed and bool(EXPRESS.search(f"{line.title or ''} {line.code or ''}"))
+
+
+def _vip(body: Order) -> bool:
+    tags = f"{body.tags or ''},{body.customer.tags or '' if body.customer is not None else ''}"
+    return "vip" in (tag.strip().lower() for tag in tags.split(","))
+
+
+def _not_applicable(body: Order) -> tuple[str, ...]:
+    """What nobody needs to check: there is nothing to send, or the customer fetches it (a way of shipping without an address)."""
+    if not any(x.requires_shipping is not False for x in body.line_items):
+        return ("address", "stock")
+    fetched = body.shipping_address is None and (bool(body.shipping_lines) or body.source_name == "pos")
+    return ("address",) if fetched else ()
+
+
+# --- money
+def transacted(account: Account, body: Transaction, at: int) -> Iterable[Record]:
+    if body.order_id is None:
+        raise Ignored("the transaction names no order")
+    records = list(_transaction(account, body, body.order_id, ""))
+    if not records:
+        raise Ignored(
+            "it moved no money: void, still pending, or a refund that failed"
+            if account.reports_payments
+            else "the gateway itself reports payments, and this names none of its own references"
+        )
+    return records
+
+
+def refunded(account: Account, body: Refund, at: int) -> Iterable[Record]:
+    if body.order_id is None:
+        raise Ignored("the refund names no order")
+    duties = body.total_duties_set.presentment_money if body.total_duties_set is not None else None
+    records = list(_refund(account, body, body.order_id, duties.currency_code if duties is not None else ""))
+    if not records:
+        raise Ignored("no money went back yet, and nothing was cancelled or came back")
+    return records
+
+
+def disputed(account: Account, body: Dispute, at: int) -> Iterable[Record]:
+    if body.order_id is None:
+        raise Ignored("the dispute names no order")
+    if not account.reports_payments:
+        raise Ignored("the gateway itself reports disputes")
+    about = _about(account, body.order_id, body.id)
+    currency = body.currency.upper()
+    amount = _bounded(minor(body.amount, currency, "$.amount"), "$.amount")
+    yield fact.PaymentDisputed(**about, at=ms(body.initiated_at, "$.initiated_at"), amount=amount, currency=currency)
+    won = WON.get(body.status)
+    if won is not None:
+        yield fact.DisputeClosed(**about, at=ms(body.finalized_on, "$.finalized_on") if body.finalized_on else at, won=won)
+
+
+def _transaction(account: Account, body: Transaction, order: int, currency: str) -> Iterable[Record]:
+    at = ms(body.processed_at or body.created_at, "$.processed_at" if body.processed_at else "$.created_at")
+    if not account.reports_payments:
+        for value in _references(body):
+            yield ReferenceLinked(at=at, kind="payment", value=value, order=order_id(account, order), since=at)
+        return
+    about, currency = _about(account, order, body.id), (body.currency or currency).upper()
+    made = MONEY.get((body.kind, body.status))
+    failed = body.kind in ASKED and body.status in ("failure", "error")
+    if made is None and not failed:
+        return
+    amount = _bounded(minor(body.amount, currency, "$.amount"), "$.amount")
+    if made is not None:
+        yield made(**about, at=at, amount=amount, currency=currency)
+    else:
+        yield fact.PaymentFailed(**about, at=at, amount=amount, currency=currency, reason=body.error_code or body.status)
+
+
+def _references(body: Transaction) -> list[str]:
+    """What the gateway calls the payment: Stripe's IDs wherever they stand, else the authorization that it gave."""
+    told = " ".join((body.authorization or "", body.payment_id or "", bytes(body.receipt).decode(errors="replace")))
+    found = list(dict.fromkeys(STRIPE.findall(told)))
+    return found or REFERENCE.findall(body.authorization or "")
+
+
+def _refund(account: Account, body: Refund, order: int, currency: str) -> Iterable[Record]:
+    about = {**_about(account, order, body.id), "at": ms(body.created_at, "$.created_at")}
+    for transaction in body.transactions or []:
+        yield from _transaction(account, transaction, order, currency)
+    items = [x for x in body.refund_line_items or [] if x.quantity > 0]
+    back = tuple(Quantity(line=str(x.line_item_id), quantity=x.quantity) for x in items if x.restock_type == "return")
+    if back:
+        yield fact.ReturnReceived(**about, lines=back)
+    off = tuple(Quantity(line=str(x.line_item_id), quantity=x.quantity) for x in items if x.restock_type == "cancel")
+    if off:
+        yield fact.LinesCancelled(**about, lines=off, reason="refunded")
+
+
+# --- parcels
+def fulfilled(account: Account, body: Fulfillment, at: int) -> Iterable[Record]:
+    records = list(_fulfillment(account, body))
+    if not records:
+        raise Ignored("nothing is packed yet, or the fulfillment failed before anything was")
+    return records
+
+
+def scanned(account: Account, body: Event, at: int) -> Iterable[Record]:
+    if body.status in PAPER:
+        raise Ignored("a label is paper only; fulfillments tell of it")
+    happened = ms(body.happened_at, "$.happened_at")
+    expected = ms(body.estimated_delivery_at, "$.estimated_delivery_at") if body.estimated_delivery_at else 0
+    yield fact.ParcelScanned(
+        **_scan(account, body.order_id, body.fulfillment_id, body.status, happened),
+        version=_earliest(happened) + 1,  # of one instant the event says more than the fulfillment
+        eta_from=expected,
+        eta_until=expected,
+    )
+
+
+def _fulfillment(account: Account, body: Fulfillment) -> Iterable[Record]:
+    created = ms(body.created_at, "$.created_at")
+    updated = ms(body.updated_at, "$.updated_at") if body.updated_at else created
+    parcel, label = str(body.id), f"{body.id}:label"
+    numbers, status = _numbers(body), body.shipment_status or ""
+    lines = tuple(Quantity(line=str(x.id), quantity=x.quantity) for x in body.line_items or [] if x.quantity > 0)
+    if body.status == "cancelled" and status not in SHIPMENT:
+        for kind, object in (("ParcelPacked", parcel), ("ParcelScanned", label)):
+            gone = _about(account, body.order_id, f"{object}:{kind}")
+            yield fact.FactRetracted(**gone, at=updated, target_system=account.source, target_object=object, target_type=kind)
+        return
+    if body.status in ("error", "failure"):
+        return
+    for number in numbers:
+        yield ReferenceLinked(at=updated, kind="tracking", value=number, order=order_id(account, body.order_id), since=created)
+    if body.status == "success":
+        yield fact.ParcelPacked(**_about(account, body.order_id, parcel), at=created, version=updated, parcel=parcel, lines=lines)
+        if numbers:
+            yield fact.ParcelScanned(
+                **_about(account, body.order_id, label),
+                at=created,
+                version=updated,
+                parcel=parcel,
+                tag=Tracking.LABEL_CREATED,
+                carrier=body.tracking_company or "",
+                tracking=numbers[0],
+                lines=lines,
+            )
+    if status not in PAPER:
+        yield fact.ParcelScanned(**_scan(account, body.order_id, body.id, status, updated), version=_earliest(updated), lines=lines)
+
+
+def _scan(account: Account, order: int, fulfillment: int, status: str, at: int) -> dict[str, Any]:
+    return {
+        **_about(account, order, f"{fulfillment}:{status[:64]}"),
+        "at": at,
+        "parcel": str(fulfillment),
+        "tag": SHIPMENT.get(status, Tracking.UNKNOWN),
+    }
+
+
+def _earliest(at: int) -> int:
+    """A version by which the earliest report wins: when a status began, not when it was last repeated."""
+    return 2 * (AT_MAX - at)
+
+
+def _numbers(body: Fulfillment) -> list[str]:
+    """As the carrier writes them; people type anything into that field."""
+    told = ("".join((number or "").split()).upper() for number in [*(body.tracking_numbers or []), body.tracking_number])
+    return [number for number in dict.fromkeys(told) if 0 < len(number) <= 64]
+
+
+# --- holds
+def held(account: Account, body: PlacedOnHold, at: int) -> Iterable[Record]:
+    hold = body.created_fulfillment_hold or next(iter(body.fulfillment_order.fulfillment_holds or []), Hold())
+    own = _own(body.fulfillment_order.id)
+    yield waiting(_hold(account, None, own, hold, at), HOLD, own)
+
+
+def let_go(account: Account, body: HoldReleased, at: int) -> Iterable[Record]:
+    own = _own(body.fulfillment_order.id)
+    released = fact.HoldReleased(
+        **_about(account, None, f"{HOLD}:{own}"),
+        at=at,
+        holds=(f"{HOLD}:{own}",),
+        by="shop",
+        reason="shop_released",
+    )
+    yield waiting(released, HOLD, own)
+
+
+def linked(account: Account, body: FulfillmentOrder, at: int) -> Iterable[Record]:
+    if body.order_id is None:
+        raise Ignored("the fulfillment order names no order")
+    own = _own(body.id)
+    updated = ms(body.updated_at, "$.updated_at") if body.updated_at else at
+    since = ms(body.created_at, "$.created_at") if body.created_at else updated
+    yield ReferenceLinked(at=updated, kind=HOLD, value=own, order=order_id(account, body.order_id), since=since)
+    if body.status == "on_hold":
+        yield _hold(account, body.order_id, own, next(iter(body.fulfillment_holds or []), Hold()), updated)
+
+
+def _hold(account: Account, order: int | None, own: str, hold: Hold, at: int) -> fact.HoldPlaced:
+    return fact.HoldPlaced(
+        **_about(account, order, f"{HOLD}:{own}"),
+        at=at,
+        reason=f"shop_{hold.reason or 'hold'}",
+    )
+
+
+def _own(id: str | int) -> str:
+    """The number at the end of a global ID ("gid://shopify/FulfillmentOrder/1")."""
+    own = str(id).rpartition("/")[2]
+    if not own.isascii() or not own.isdigit():
+        raise Unreadable("schema", "$.fulfillment_order.id")
+    return own
+
+
+# --- customers
+def profiled(account: Account, body: Customer, at: int) -> Iterable[Record]:
+    if body.id is None:
+        raise Unreadable("schema", "$.id")
+    place = body.default_address or Place()
+    updated = ms(body.updated_at, "$.updated_at") if body.updated_at else at
+    person = Person(
+        name=_name(body) or _name(place),
+        email=body.email or "",
+        phone=phone(body.phone, place.country_code or "") or phone(place.phone, place.country_code or ""),
+        address=_address(place),
+    )
+    customer = f"{account.shop}:{body.id}"
+    yield ProfileReported(at=updated, customer=customer, system=account.source, person=person, version=updated)
+    yield from _consents(customer, body, updated)
+
+
+def agreed(account: Account, body: Marketing, at: int) -> Iterable[Record]:
+    own = body.customer_id or body.id
+    if own is None:
+        raise Unreadable("schema", "$.customer_id")
+    records = list(_consents(f"{account.shop}:{own}", body, at))
+    if not records:
+        raise Ignored("the customer neither subscribed nor unsubscribed")
+    return records
+
+
+def _consents(customer: str, body: Customer | Marketing, at: int) -> Iterable[ConsentReported]:
+    """Only what somebody said: who never subscribed has not opted out either."""
+    for channel, consent in (("email", body.email_marketing_consent), ("sms", body.sms_marketing_consent)):
+        state = (consent.state or "").lower() if consent is not None else ""
+        if consent is not None and state in ("subscribed", "unsubscribed"):
+            said = ms(consent.consent_updated_at, "$.consent_updated_at") if consent.consent_updated_at else at
+            yield ConsentReported(at=said, customer=customer, channel=channel, granted=state == "subscribed", kind=FEEDBACK)
+
+
+# --- answers: the same bodies under their name, one or many
+def _one(name: str, body: Any, read: Any) -> Topic:
+    def unwrapped(account: Account, answer: Any, at: int) -> Iterable[Record]:
+        return read(account, getattr(answer, name), at)  # type: ignore[no-any-return]
+
+    return Topic(msgspec.defstruct(f"One_{name}", [(name, body)], frozen=True), unwrapped)
+
+
+def _many(name: str, body: Any, read: Any) -> Topic:
+    def unwrapped(account: Account, answer: Any, at: int) -> Iterable[Record]:
+        for one in getattr(answer, name):
+            try:
+                yield from read(account, one, at)
+            except Ignored:
+                continue
+
+    return Topic(msgspec.defstruct(f"Many_{name}", [(name, list[body])], frozen=True), unwrapped)
+
+
+# --- errors
+_SCOPE = re.compile(r"approval for ([a-z_]{1,64}) scope")
+_COMPLAINTS = (
+    (r"invalid api key or access token", "Shopify refuses our access token: check it, or install the app again"),
+    (
+        r"access.?denied|not approved to access|protected customer data",
+        "Shopify denies the app this data: ask for its scope or approval",
+    ),
+    (r"exceeded .* calls|throttled", "Shopify says that we ask too often: wait a second and ask again"),
+    (r"unavailable shop|shop is (frozen|locked|unavailable)|payment required", "Shopify has closed the shop: its owner must open it again"),
+    (r"not found", "Shopify does not know what we asked for: check the shop's domain, the API version and the ID"),
+    (r"internal server error|service unavailable|gateway timeout|bad gateway", "Shopify has trouble of its own: ask again later"),
+)
+
+
+def complaint(body: bytes) -> str:
+    """REST answers `errors` (a text, or texts by field) or `error`; GraphQL a list of errors. What they quote stays out."""
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ""
+    errors = (answer.get("errors") or answer.get("error")) if isinstance(answer, dict) else None
+    if not errors:
+        return ""
+    text = msgspec.json.encode(errors).decode().lower()
+    scope = _SCOPE.search(text)
+    if scope is not None:
+        return f"Shopify wants the merchant to approve the scope {scope.group(1)}: add it to the app and install it again"
+    for pattern, words in _COMPLAINTS:
+        if re.search(pattern, text):
+            return words
+    fields = sorted(name for name in errors if re.fullmatch(r"[a-z_.]{1,64}", name)) if isinstance(errors, dict) else []
+    return f"Shopify refuses what we ask for: check {', '.join(fields) or 'the request'}"
+
+
+_ORDER = Topic(Order, ordered)
+_FULFILLMENT = Topic(Fulfillment, fulfilled)
+_DISPUTE = Topic(Dispute, disputed)
+_CUSTOMER = Topic(Customer, profiled)
+_MARKETING = Topic(Marketing, agreed)
+_WAREHOUSE = "how the shop plans its own fulfillment; fulfillments tell what was packed"
+_RETURN = "announces a return; the refund tells what came back"
+_CATALOGUE = "the catalogue is not ours"
+_NOT_YET = "nothing is bought yet"
+
+VENDOR = Vendor(
+    name="shopify",
+    kind="shop",
+    scheme=BodyHmac("x-shopify-hmac-sha256"),
+    envelope=envelope,
+    topics={
+        "orders/create": _ORDER,
+        "orders/updated": _ORDER,
+        "orders/paid": _ORDER,
+        "orders/cancelled": _ORDER,
+        "orders/fulfilled": _ORDER,
+        "orders/partially_fulfilled": _ORDER,
+        "orders/delete": Topic(Deleted, deleted),
+        "orders/risk_assessment_changed": Topic(Assessment, assessed),
+        "order_transactions/create": Topic(Transaction, transacted),
+        "refunds/create": Topic(Refund, refunded),
+        "disputes/create": _DISPUTE,
+        "disputes/update": _DISPUTE,
+        "fulfillments/create": _FULFILLMENT,
+        "fulfillments/update": _FULFILLMENT,
+        "fulfillment_events/create": Topic(Event, scanned),
+        "fulfillment_orders/placed_on_hold": Topic(PlacedOnHold, held),
+        "fulfillment_orders/hold_released": Topic(HoldReleased, let_go),
+        "customers/create": _CUSTOMER,
+        "customers/update": _CUSTOMER,
+        "customers_email_marketing_consent/update": _MARKETING,
+        "customers_marketing_consent/update": _MARKETING,
+    },
+    ignored={
+        "orders/edited": "only what an edit changed; orders/updated carries the whole order",
+        "order_transactions/update": "the order and its refunds carry what it changes",
+        "fulfillment_events/delete": "an event that is gone takes nothing back; the carrier's word stands",
+        **{
+            f"fulfillment_orders/{name}": _WAREHOUSE
+            for name in (
+                "cancelled",
+                "moved",
+                "split",
+                "merged",
+                "rescheduled",
+                "order_routing_complete",
+                "scheduled_fulfillment_order_ready",
+                "fulfillment_request_submitted",
+                "fulfillment_request_accepted",
+                "fulfillment_request_rejected",
+                "cancellation_request_submitted",
+                "cancellation_request_accepted",
+                "cancellation_request_rejected",
+                "fulfillment_service_failed_to_complete",
+                "line_items_prepared_for_pickup",
+                "line_items_prepared_for_local_delivery",
+            )
+        },
+        **{f"returns/{name}": _RETURN for name in ("request", "approve", "decline", "cancel", "close", "reopen", "update", "process")},
+        **{f"reverse_{name}": _RETURN for name in ("deliveries/attach_deliverable", "fulfillment_orders/dispose")},
+        **{f"products/{name}": _CATALOGUE for name in ("create", "update", "delete")},
+        **{f"{what}/{done}": _NOT_YET for what in ("carts", "checkouts", "draft_orders") for done in ("create", "update", "delete")},
+        "inventory_levels/update": "it names no SKU and counts what is left after the shop's own promises; the warehouse counts stock",
+        "inventory_items/update": _CATALOGUE,
+        "customers/delete": "the profile stays with its orders; whether it is to be erased, customers/redact says",
+        "customers/merge": "orders keep the customer under whom they were placed",
+        "customers/redact": "someone must erase this customer's personal data here within 30 days",
+        "customers/data_request": "someone must give the shop's owner what is kept of this customer within 30 days",
+        "shop/redact": "someone must erase the personal data of this shop's customers here within 30 days",
+        "app/uninstalled": "the app was removed from the shop and hears nothing more: install it again, or close the account here",
+    },
+    answers={
+        "order": _one("order", Order, ordered),
+        "orders": _many("orders", Order, ordered),
+        "transaction": _one("transaction", Transaction, transacted),
+        "transactions": _many("transactions", Transaction, transacted),
+        "refund": _one("refund", Refund, refunded),
+        "refunds": _many("refunds", Refund, refunded),
+        "fulfillment": _one("fulfillment", Fulfillment, fulfilled),
+        "fulfillments": _many("fulfillments", Fulfillment, fulfilled),
+        "fulfillment_event": _one("fulfillment_event", Event, scanned),
+        "fulfillment_events": _many("fulfillment_events", Event, scanned),
+        "fulfillment_order": _one("fulfillment_order", FulfillmentOrder, linked),
+        "fulfillment_orders": _many("fulfillment_orders", FulfillmentOrder, linked),
+        "dispute": _one("dispute", Dispute, disputed),
+        "disputes": _many("disputes", Dispute, disputed),
+        "customer": _one("customer", Customer, profiled),
+        "customers": _many("customers", Customer, profiled),
+    },
+    complaint=complaint,
+)

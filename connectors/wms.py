@@ -1,0 +1,348 @@
+"""A warehouse: its own system that pushes to us in our words, or DHL Supply Chain's WMS API, which is polled.
+
+Pushed: Standard Webhooks (headers `webhook-id`, `webhook-timestamp`, `webhook-signature`), body
+`{"type": ..., "timestamp": <ISO 8601, when it happened>, "data": {...}}`:
+
+    stock.level    {"levels": [{"sku", "on_hand", "location"?, "version"?}]}
+    order.picked   {"order", "location"?, "pick"?, "short"?: [{"line", "quantity"}]}
+    order.packed   {"order", "parcel", "lines"?: [{"line", "quantity"}], "carrier"?, "tracking"?}
+    order.shipped  the same: the carrier has it
+
+`order` and `line` are the shop's IDs, `pick` and `parcel` the warehouse's; `lines` left out are the whole order, and are told
+again when it ships. `location` left out is the account's. A pick that is told in parts has an ID for each part.
+
+A parcel is called by its tracking number as soon as there is one, as its carrier will call it: a report with the number is a
+newer version of the one without, and shipping says again what was packed.
+
+Polled: DHL's lists of orders have a status and no times, its single orders have the time of shipping. What has no time counts
+from when we first saw it. The specification leaves statuses to the system behind a facility and names a few in examples; of
+those known the table below has what each implies, and others say nothing. An order is one parcel under its own number: the
+API knows of no tracking numbers, and its line numbers are not the shop's. An order cancelled there is not cancelled by that.
+
+On hand is what lies there and may be sold: the total less what is blocked or in quarantine, of stock that is neither damaged
+nor held; where the system behind tells no total, its available quantity. What is promised to orders is still on hand: taking
+reservations off is our stock lane's business. One account is one facility, called by the account's location.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
+from connectors.signature import StandardWebhooks
+from connectors.vendor import Account, Envelope, Topic, Vendor, ms, order_id, within
+from orders.bounds import violation
+from orders.fact import AT_MAX, AnyFact, ItemsPicked, ParcelPacked, ParcelScanned, Quantity, Tracking
+from orders.request import ReferenceLinked, StockLevelReported
+
+MOST = 1_000_000_000  # of one item in one place; below zero is a count gone wrong, and is said as such
+
+Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Own: TypeAlias = Id | int  # an ID of the shop's, which may be a number
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=255)]
+
+
+# --- what is pushed
+class Head(msgspec.Struct):
+    type: Id
+
+
+class Level(msgspec.Struct):
+    sku: Id
+    on_hand: int
+    location: Text | None = None
+    version: int = 0
+
+
+class Levels(msgspec.Struct):
+    levels: list[Level]
+
+
+class Some(msgspec.Struct):
+    line: Own
+    quantity: int
+
+
+class Picked(msgspec.Struct):
+    order: Own
+    location: Text | None = None
+    pick: Id | None = None
+    short: list[Some] | None = None
+
+
+class Packed(msgspec.Struct):
+    order: Own
+    parcel: Id
+    lines: list[Some] | None = None
+    carrier: Text | None = None
+    tracking: Text | None = None
+
+
+T = TypeVar("T")
+
+
+class Message(msgspec.Struct, Generic[T]):
+    timestamp: str
+    data: T
+
+
+_head = msgspec.json.Decoder(Head).decode
+
+
+def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
+    try:
+        return Envelope(_head(body).type, headers.get("webhook-id", ""))
+    except DECODING as error:
+        raise stumbled(error) from None
+
+
+def stock_level(account: Account, levels: Levels, at: int) -> Iterator[Record]:
+    for level in levels.levels:
+        yield _level(account, level.sku, level.location, level.on_hand, at, level.version)
+
+
+def order_picked(account: Account, picked: Picked, at: int) -> Iterator[Record]:
+    about = _about(account, picked.order, picked.pick or str(picked.order), at)
+    yield _sound(ItemsPicked(**about, location=picked.location or account.location, short=_quantities(picked.short)))
+
+
+def order_packed(account: Account, packed: Packed, at: int) -> Iterator[Record]:
+    yield from _parcel(account, packed, _tracking(packed.tracking), at, itself=True)
+
+
+def order_shipped(account: Account, shipped: Packed, at: int) -> Iterator[Record]:
+    tracking = _tracking(shipped.tracking)
+    yield from _parcel(account, shipped, tracking, at, itself=False)
+    yield _sound(
+        ParcelScanned(
+            **_about(account, shipped.order, f"{shipped.parcel}:shipped", at),
+            parcel=tracking or shipped.parcel,
+            tag=Tracking.IN_TRANSIT,
+            carrier=shipped.carrier or "",
+            tracking=tracking,
+            lines=_quantities(shipped.lines),
+        )
+    )
+
+
+def _parcel(account: Account, packed: Packed, tracking: str, at: int, itself: bool) -> Iterator[Record]:
+    """What names the tracking number outranks what does not; of two that do, the packing itself knows when it was."""
+    about = _about(account, packed.order, packed.parcel, at)
+    version = 2 * bool(tracking) + itself
+    yield _sound(ParcelPacked(**about, version=version, parcel=tracking or packed.parcel, lines=_quantities(packed.lines)))
+    if tracking:
+        yield ReferenceLinked(kind="tracking", value=tracking, order=about["order"], since=at, at=at)
+
+
+def _about(account: Account, order: int | str, object: str, at: int) -> dict[str, Any]:
+    return {"order": order_id(account, order), "system": account.source, "object": object, "at": at, "authority": account.authority}
+
+
+def _sound(fact: AnyFact) -> AnyFact:
+    if problem := violation(fact):
+        raise Unreadable(*problem)
+    return fact
+
+
+def _quantities(some: list[Some] | None) -> tuple[Quantity, ...]:
+    return tuple(Quantity(line=str(one.line), quantity=one.quantity) for one in some or ())
+
+
+def _tracking(text: str | None) -> str:
+    """As the carrier writes it."""
+    return "".join((text or "").split()).upper()
+
+
+def _level(account: Account, sku: str, location: str | None, on_hand: int, at: int, version: int = 0) -> StockLevelReported:
+    if abs(on_hand) > MOST or not 0 <= version < AT_MAX:
+        raise Unreadable("bounds", "on_hand" if abs(on_hand) > MOST else "version")
+    return StockLevelReported(
+        sku=sku, location=location or account.location, on_hand=on_hand, system=account.source, version=version, at=at
+    )
+
+
+# --- what DHL answers
+class Stage(IntEnum):
+    """How far an order is; each implies those before it."""
+
+    PICKED = 1
+    PACKED = 2
+    SHIPPED = 3
+
+
+STAGES = {
+    "picked": Stage.PICKED,
+    "picking complete": Stage.PICKED,
+    "picking completed": Stage.PICKED,
+    "packed": Stage.PACKED,
+    "packing complete": Stage.PACKED,
+    "packing completed": Stage.PACKED,
+    "weighed": Stage.PACKED,
+    "manifested": Stage.PACKED,
+    "staged": Stage.PACKED,
+    "loaded": Stage.PACKED,
+    "shipped": Stage.SHIPPED,
+}
+
+
+class Listed(msgspec.Struct, rename="camel"):
+    order_number: Text | None = None
+    order_status: str | None = None
+    actual_shipment_date: str | int | None = None  # yyyymmddhhmmss; the specification's examples have it as a number too
+    carrier_name: Text | None = None
+    cancelled_flag: bool | None = None
+
+
+class Orders(msgspec.Struct, rename="camel"):
+    order_number_list: list[Listed]
+
+
+class Stock(msgspec.Struct, rename="camel"):
+    item_number: Text | None = None  # a summary has it once, above its lines
+    inventory_status: str | None = None
+    available_quantity: int | None = None
+    blocked_quantity: int | None = None
+    quarantine_quantity: int | None = None
+    total_stock_on_hand_quantity: int | None = None
+
+
+class Inventory(msgspec.Struct):
+    item: Text | None = msgspec.field(name="itemNumber", default=None)
+    summary: list[Stock] | None = msgspec.field(name="InventorySummaryLines", default=None)
+    detail: list[Stock] | None = msgspec.field(name="InventoryDetailLines", default=None)
+
+
+SELLABLE = frozenset({"Available", "Release"})
+
+
+def orders(account: Account, listing: Orders, at: int) -> Iterator[Record]:
+    for listed in listing.order_number_list:
+        yield from order(account, listed, at)
+
+
+def order(account: Account, listed: Listed, at: int) -> Iterator[Record]:
+    number = listed.order_number
+    stage = STAGES.get(" ".join((listed.order_status or "").lower().split()), 0)
+    if not number or not stage or listed.cancelled_flag:
+        return
+    shipped_at = _when(listed.actual_shipment_date) if stage == Stage.SHIPPED and listed.actual_shipment_date else 0
+    seen = min(at, shipped_at or at)
+    first = AT_MAX - seen  # as a version: the first sight is nearest to when it happened
+    yield _sound(ItemsPicked(**_about(account, number, number, seen), version=first, location=account.location))
+    if stage >= Stage.PACKED:
+        yield _sound(ParcelPacked(**_about(account, number, number, seen), version=first, parcel=number))
+    if stage == Stage.SHIPPED:
+        scan = ParcelScanned(
+            **_about(account, number, f"{number}:shipped", seen),
+            version=AT_MAX if shipped_at else first,  # what the warehouse says is better than any sight
+            parcel=number,
+            tag=Tracking.IN_TRANSIT,
+            carrier=listed.carrier_name or "",
+        )
+        yield _sound(scan)
+
+
+def _when(date: str | int) -> int:
+    text = str(date)
+    if not re.fullmatch(r"[0-9]{14}", text):
+        raise Unreadable("schema", "$.actualShipmentDate")
+    try:
+        time = datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        raise Unreadable("schema", "$.actualShipmentDate") from None
+    return within(int(time.timestamp()) * 1000, "$.actualShipmentDate")
+
+
+def inventory(account: Account, found: Inventory, at: int) -> Iterator[Record]:
+    lines = found.summary if found.summary is not None else found.detail
+    if lines is None:
+        raise Unreadable("schema", "$.InventorySummaryLines")
+    levels = Counter({found.item: 0} if found.item else {})  # asked for by its number, and nothing of it lies there
+    for line in lines:
+        if sku := line.item_number or found.item:
+            levels[sku] += _on_hand(line)  # one that is not to be sold still says that there is none
+    for sku, on_hand in levels.items():
+        yield _level(account, sku, None, on_hand, at)
+
+
+def _on_hand(line: Stock) -> int:
+    if line.inventory_status and line.inventory_status not in SELLABLE:
+        return 0
+    if line.total_stock_on_hand_quantity is None:
+        return line.available_quantity or 0
+    return line.total_stock_on_hand_quantity - (line.blocked_quantity or 0) - (line.quarantine_quantity or 0)
+
+
+# --- errors
+class Problem(msgspec.Struct):
+    title: str
+    detail: str
+    status: int | None = None
+
+
+_problem = msgspec.json.Decoder(Problem).decode
+
+STATUS = {
+    400: "did not understand the request: check facility, customer and item or order number",
+    401: "refuses our user: check name and password in the account's configuration",
+    403: "refuses our user: check that it may use this facility, customer and kind of message",
+    404: "knows no such order or item: check its number, and that facility and customer are the right ones",
+    409: "has it already, or in a state that forbids this: look at the order in the warehouse's own system",
+    429: "asks us to slow down: it is tried again later",
+    503: "is not available: it is tried again later",
+}
+
+
+def complaint(body: bytes) -> str:
+    try:
+        status = _problem(body).status
+    except DECODING:
+        return ""
+    if status is None:
+        return "The warehouse's system answers with an error of no number: look at its log at the time of the request"
+    what = STATUS[503] if status >= 500 else STATUS.get(status, "refuses the request: ask whoever runs it what its number means")
+    return f"The warehouse's system {what} (status {status})"
+
+
+Reading: TypeAlias = Callable[[Account, Any, int], Iterable[Record]]  # account, what is said, when it happened
+
+
+def _pushed(kind: Any, read: Reading) -> Topic:
+    return Topic(Message[kind], lambda account, message, received: read(account, message.data, ms(message.timestamp, "$.timestamp")))
+
+
+def _fetched(kind: Any, read: Reading, nothing: str) -> Topic:
+    def found(account: Account, answer: Any, received: int) -> list[Record]:
+        records = list(read(account, answer, received))
+        if not records:
+            raise Ignored(nothing)
+        return records
+
+    return Topic(kind, found)
+
+
+VENDOR = Vendor(
+    name="wms",
+    kind="warehouse",
+    scheme=StandardWebhooks(),
+    envelope=envelope,
+    topics={
+        "stock.level": _pushed(Levels, stock_level),
+        "order.picked": _pushed(Picked, order_picked),
+        "order.packed": _pushed(Packed, order_packed),
+        "order.shipped": _pushed(Packed, order_shipped),
+    },
+    answers={
+        "orders": _fetched(Orders, orders, "none of these orders is picked, packed or shipped"),
+        "order": _fetched(Listed, order, "the order is not picked, packed or shipped"),
+        "inventory": _fetched(Inventory, inventory, "no item lies there"),
+    },
+    complaint=complaint,
+)

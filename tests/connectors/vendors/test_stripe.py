@@ -1,0 +1,371 @@
+"""Stripe's events and objects against what they have to say; samples beside their golden records."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.delivery import Ignored, Record, Unreadable
+from connectors.stripe import CODES, KINDS, VENDOR
+from connectors.vendor import Account, understood
+from orders.fact import Fact
+from orders.request import FactWaiting, ReferenceLinked
+from tests.connectors.published import CONTRACTS, published
+
+ACCOUNT = Account(source="stripe-lumi", shop="lumi")
+AT = 1_795_464_000_000
+SAMPLES = Path(__file__).parents[2] / "samples" / "vendors" / "stripe"
+NAMES = sorted(path.stem for path in SAMPLES.glob("*.json") if not path.name.endswith(".golden.json"))
+
+
+def sample(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_bytes())
+    return found
+
+
+def records(sample: dict[str, Any], account: Account = ACCOUNT) -> list[Record]:
+    found = understood(VENDOR, account, json.dumps(sample).encode(), AT)
+    assert isinstance(found, list)
+    return found
+
+
+def told(sample: dict[str, Any], account: Account = ACCOUNT) -> Any:
+    try:
+        return msgspec.json.decode(msgspec.json.encode(understood(VENDOR, account, json.dumps(sample).encode(), AT)))
+    except Ignored as ignored:
+        return {"ignored": str(ignored)}
+    except Unreadable as unreadable:
+        return {"unreadable": [unreadable.reason, unreadable.detail]}
+
+
+def facts(sample: dict[str, Any]) -> list[dict[str, Any]]:
+    """Facts alone, those that wait included."""
+    return [record.get("fact", record) for record in told(sample) if record["type"] != "ReferenceLinked"]
+
+
+def keys(sample: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {(fact["type"], fact["system"], fact["object"]) for fact in facts(sample)}
+
+
+def event(topic: str, **fields: Any) -> dict[str, Any]:
+    """A sample's event with other fields in its object."""
+    found = sample(topic)
+    found["body"]["data"]["object"].update(fields)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_gives_its_golden_records(name: str) -> None:
+    assert told(sample(name)) == json.loads((SAMPLES / f"{name}.golden.json").read_bytes())
+
+
+PUBLISHED: dict[str, Any] = {
+    "events/charge.dispute.created.json": [("FactWaiting", "ch_000000000000000000000000", "PaymentDisputed", 100)],
+    "events/charge.refunded.json": [("FactWaiting", "ch_000000000000000000000000", "PaymentRefunded", 100)],
+    "events/charge.succeeded.json": [("FactWaiting", "pi_000000000000000000000000", "PaymentCaptured", 2000)],
+    "events/checkout.session.completed.payment_mode.json": "it names no order, neither in client_reference_id nor in metadata[order_id]",
+    "events/payment_intent.created.json": "nothing has been paid yet",
+    "events/payment_intent.payment_failed.json": [("FactWaiting", "pi_000000000000000000000000", "PaymentFailed", 2000)],
+    "events/payment_intent.requires_action.json": "the customer has to confirm the payment: whether it succeeds is told later",
+    "events/payment_intent.succeeded.json": [("FactWaiting", "pi_000000000000000000000000", "PaymentCaptured", 2000)],
+    "with-headers/payment_method.attached.json": "how a customer can pay, not whether: nothing was paid by it",
+}
+
+
+@pytest.mark.parametrize("place", PUBLISHED)
+def test_what_stripe_published_is_read(place: str) -> None:
+    content = json.loads(published("stripe", "samples", *place.split("/")))
+    found = told(content if "headers" in content else {"headers": {}, "body": content})
+    if isinstance(found, list):
+        found = [(record["type"], record["value"], record["fact"]["type"], record["fact"]["amount"]) for record in found]
+    else:
+        found = found["ignored"]
+    assert found == PUBLISHED[place]
+
+
+def test_no_published_sample_is_left_out() -> None:
+    published("stripe", "SOURCE.md")
+    root = CONTRACTS / "stripe" / "samples"
+    assert {str(path.relative_to(root)) for path in root.rglob("*.json")} - set(PUBLISHED) == {
+        f"cli-recipes/{path.name}" for path in root.glob("cli-recipes/*.json")
+    }
+
+
+def test_recipes_are_calls_not_events() -> None:
+    published("stripe", "SOURCE.md")
+    recipes = list((CONTRACTS / "stripe" / "samples" / "cli-recipes").glob("*.json"))
+    assert recipes
+    for path in recipes:
+        with pytest.raises(Unreadable):
+            VENDOR.envelope({}, path.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["payment_intent", "charge", "refund", "dispute"])
+def test_stripes_own_fixtures_can_be_fetched(kind: str) -> None:
+    fixture = json.loads(published("stripe", "spec", "fixtures3.trimmed.json"))["resources"][kind]
+    found = told({"answer": kind, "body": fixture})
+    says: dict[str, Any] = {
+        "payment_intent": {"ignored": "it says nothing that an order, a stock level or a customer would change by"},
+        "charge": [("PaymentAuthorized", 100)],
+        "refund": {"ignored": "no money has gone back: the refund is under way, or released what was never captured"},
+        "dispute": [("PaymentDisputed", 1000)],
+    }
+    if isinstance(found, list):
+        found = [(record["fact"]["type"], record["fact"]["amount"]) for record in found]
+    assert found == says[kind]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("payment_intent.succeeded", "charge.succeeded"),
+        ("payment_intent.succeeded", "charge.captured"),
+        ("payment_intent.succeeded", "answer.payment_intent.captured"),
+        ("payment_intent.amount_capturable_updated", "charge.succeeded.uncaptured"),
+        ("payment_intent.payment_failed", "charge.failed"),
+        ("payment_intent.canceled", "charge.expired"),
+        ("payment_intent.canceled", "charge.refunded.uncaptured"),
+        ("refund.created", "charge.refund.updated"),
+        ("refund.created", "answer.refund"),
+        ("charge.dispute.created", "charge.dispute.created.inquiry"),
+    ],
+)
+def test_one_thing_told_twice_has_one_natural_key(one: str, other: str) -> None:
+    assert keys(sample(one)) == keys(sample(other)) != set()
+
+
+def test_a_listed_refund_is_the_one_told_by_itself() -> None:
+    assert keys(sample("refund.created")) < keys(sample("charge.refunded.listed"))
+
+
+def test_a_refund_that_failed_retracts_what_its_success_said() -> None:
+    (retracted,) = facts(sample("refund.failed"))
+    (told_before,) = facts(sample("refund.created"))
+    said = told_before["system"], told_before["object"], told_before["type"]
+    assert (retracted["target_system"], retracted["target_object"], retracted["target_type"]) == said
+
+
+def test_a_cancelled_authorization_is_retracted_by_its_key() -> None:
+    (retracted,) = facts(sample("payment_intent.canceled"))
+    (authorized,) = facts(sample("payment_intent.amount_capturable_updated"))
+    said = authorized["system"], authorized["object"], authorized["type"]
+    assert (retracted["target_system"], retracted["target_object"], retracted["target_type"]) == said
+
+
+def test_an_attempt_that_charged_nothing_is_not_the_one_before_it() -> None:
+    assert not keys(sample("payment_intent.payment_failed")) & keys(sample("payment_intent.payment_failed.authentication"))
+
+
+def test_the_bank_s_decline_code_outranks_what_the_charge_calls_it() -> None:
+    (intent,), (charge,) = facts(sample("payment_intent.payment_failed")), facts(sample("charge.failed"))
+    assert intent["version"] > charge.get("version", 0)
+
+
+def test_a_later_capture_of_the_same_payment_is_a_newer_version() -> None:
+    first, second = (event("charge.captured", amount_captured=amount) for amount in (1000, 3990))
+    assert facts(first)[0]["version"] < facts(second)[0]["version"]
+    assert keys(first) == keys(second)
+
+
+def test_what_is_captured_of_an_authorization_was_authorized_too() -> None:
+    (fact,) = facts(event("payment_intent.amount_capturable_updated", amount_capturable=1000, amount_received=3990))
+    assert (fact["amount"], fact["version"]) == (4990, 4990)
+
+
+def test_nothing_to_capture_is_no_authorization() -> None:
+    assert "ignored" in told(event("payment_intent.amount_capturable_updated", amount_capturable=0))
+
+
+def test_whatever_names_an_order_links_its_payment_for_good() -> None:
+    links = [record for record in records(sample("charge.succeeded")) if isinstance(record, ReferenceLinked)]
+    assert [(link.kind, link.value, link.order, link.since) for link in links] == [
+        ("payment", "pi_3SkExample0001", "lumi:5001", 0),
+        ("payment", "ch_3SkExample0001", "lumi:5001", 0),
+    ]
+
+
+def test_api_versions_that_list_charges_link_them_too() -> None:
+    old = event("payment_intent.succeeded", latest_charge=None, charges={"object": "list", "data": [{"id": "ch_old"}]})
+    assert [record["value"] for record in told(old) if record["type"] == "ReferenceLinked"] == ["pi_3SkExample0001", "ch_old"]
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"order_id": ""}, {"order_id": " "}, {"other": "5001"}])
+def test_what_names_no_order_waits_for_its_payment(metadata: dict[str, str] | None) -> None:
+    (waits,) = records(event("charge.succeeded", metadata=metadata))
+    assert isinstance(waits, FactWaiting)
+    assert (waits.kind, waits.value) == ("payment", "pi_3SkExample0001")
+    assert msgspec.json.decode(waits.fact)["order"] == ""
+
+
+def test_the_account_says_which_field_names_the_order() -> None:
+    found = told(
+        event("charge.succeeded", metadata={"shop_order": "7", "order_id": "8"}), msgspec.structs.replace(ACCOUNT, order_field="shop_order")
+    )
+    assert found[0]["order"] == "lumi:7"
+
+
+def test_an_expanded_payment_intent_may_name_the_order() -> None:
+    expanded = {"id": "pi_3SkExample0001", "object": "payment_intent", "metadata": {"order_id": "5001"}}
+    assert told(event("refund.created", payment_intent=expanded))[0]["order"] == "lumi:5001"
+
+
+def test_a_charge_without_intent_stands_for_itself() -> None:
+    assert keys(event("charge.succeeded", payment_intent=None)) == {("PaymentCaptured", "stripe-lumi", "ch_3SkExample0001")}
+    assert keys(event("charge.failed", payment_intent=None)) == {("PaymentFailed", "stripe-lumi", "ch_3SkExample0000")}
+
+
+@pytest.mark.parametrize("topic", ["refund.created", "charge.dispute.created"])
+def test_what_names_neither_order_nor_payment_is_ignored(topic: str) -> None:
+    assert told(event(topic, payment_intent=None, charge=None)) == {"ignored": "it names neither an order nor a payment"}
+
+
+def test_a_refund_that_moved_no_balance_returned_nothing() -> None:
+    assert "ignored" in told(event("refund.created", balance_transaction=None))
+    assert "ignored" in told(event("refund.created", reason="expired_uncaptured_charge"))
+    oldest = event("refund.created")
+    del oldest["body"]["data"]["object"]["balance_transaction"]
+    assert keys(oldest) == keys(sample("refund.created"))  # left out is not none
+
+
+@pytest.mark.parametrize(
+    ("currency", "theirs", "ours"),
+    [
+        ("eur", 1050, 1050),
+        ("jpy", 1050, 1050),
+        ("kwd", 10500, 10500),
+        ("isk", 105000, 1050),
+        ("ugx", 105000, 1050),
+        ("mga", 1050, 105000),
+        ("huf", 105000, 105000),
+        ("twd", 105000, 105000),
+    ],
+)
+def test_amounts_become_the_minor_units_of_iso_4217(currency: str, theirs: int, ours: int) -> None:
+    (fact,) = facts(event("payment_intent.succeeded", currency=currency, amount_received=theirs))
+    assert (fact["amount"], fact["currency"]) == (ours, currency.upper())
+
+
+@pytest.mark.parametrize("amount", [-1, 2**53, 2**70])
+def test_silly_amounts_are_out_of_bounds(amount: int) -> None:
+    assert told(event("payment_intent.succeeded", amount_received=amount)) == {"unreadable": ["bounds", "amount"]}
+
+
+@pytest.mark.parametrize("created", [0, -5, 10**12, 2**70])
+def test_silly_times_are_out_of_bounds(created: int) -> None:
+    silly = sample("payment_intent.succeeded")
+    silly["body"]["created"] = created
+    assert told(silly) == {"unreadable": ["bounds", "created"]}
+
+
+def test_a_listing_with_nothing_in_it_hides_nothing() -> None:
+    listing = {"object": "list", "data": [sample("refund.created.pending")["body"]["data"]["object"]]}
+    assert "ignored" in told({"answer": "refunds", "body": listing})
+    listing["data"] = [*listing["data"], sample("refund.created")["body"]["data"]["object"]]
+    assert keys({"answer": "refunds", "body": listing}) == keys(sample("refund.created"))
+
+
+def test_test_mode_is_read_like_any_other() -> None:
+    test = event("payment_intent.succeeded", livemode=False)
+    test["body"]["livemode"] = False
+    assert told(test) == told(sample("payment_intent.succeeded"))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b'"x"', b"{}", b'{"id": 5, "type": "x"}', b'{"id": "", "type": "x"}', b"\xff", b"[" * 9999]
+)
+def test_what_is_no_event_has_no_envelope(body: bytes) -> None:
+    with pytest.raises(Unreadable):
+        VENDOR.envelope({}, body)
+
+
+def test_nothing_is_both_read_and_ignored() -> None:
+    assert not set(VENDOR.topics) & set(VENDOR.ignored)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ({"type": "invalid_request_error", "message": "Invalid API Key provided: sk_live_****abcd"}, "check the secret key"),
+        ({"type": "invalid_request_error", "message": "The provided key 'rk_live_****abcd' does not have ..."}, "what it may do"),
+        ({"type": "invalid_request_error", "code": "api_key_expired"}, "has expired"),
+        ({"type": "invalid_request_error", "code": "resource_missing", "param": "intent"}, "knows no such object (resource_missing)"),
+        ({"type": "invalid_request_error", "code": "parameter_invalid_integer", "param": "amount"}, "in its parameter amount"),
+        ({"type": "invalid_request_error", "code": "charge_already_refunded"}, "nothing is left to give back"),
+        ({"type": "card_error", "code": "card_declined", "decline_code": "do_not_honor"}, "(do_not_honor)"),
+        ({"type": "api_error"}, "fault of its own"),
+        ({"type": "idempotency_error"}, "other parameters"),
+        ({"type": "invalid_request_error", "code": "rate_limit"}, "slow down"),
+        ({"type": "brand_new_error"}, "does not accept the request"),
+    ],
+)
+def test_a_complaint_says_what_is_wrong_and_what_to_do(error: dict[str, str], says: str) -> None:
+    text = VENDOR.complaint(json.dumps({"error": error}).encode())
+    assert says in text
+    assert "abcd" not in text  # of the key
+
+
+@pytest.mark.parametrize("text", [*CODES.values(), *KINDS.values()])
+def test_complaints_are_sentences(text: str) -> None:
+    assert ": " in text or ", " in text
+    assert not text.endswith(".")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"error": null}', b'{"id": "pi_1", "object": "payment_intent"}'])
+def test_what_is_no_error_is_no_complaint(body: bytes) -> None:
+    assert VENDOR.complaint(body) == ""
+
+
+def test_words_of_strangers_stay_out_of_complaints() -> None:
+    text = VENDOR.complaint(json.dumps({"error": {"type": "x", "code": "anna@example.com", "param": "Anna Example"}}).encode())
+    assert "nna" not in text
+
+
+def _paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    if path:
+        yield path
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from _paths(child, (*path, key))
+
+
+BODIES = {name: list(_paths(sample(name)["body"])) for name in NAMES}
+
+
+@given(data=st.data(), name=st.sampled_from(NAMES))
+def test_reading_is_total(data: st.DataObject, name: str) -> None:
+    broken = copy.deepcopy(sample(name))
+    *parents, last = data.draw(st.sampled_from(BODIES[name]))
+    place: Any = broken["body"]
+    for key in parents:
+        place = place[key]
+    change: Any = data.draw(st.sampled_from(["drop", None, "", -1, 10**30, 1.5, [], {}, "\x00", True]))
+    if change == "drop":
+        del place[last]
+    else:
+        place[last] = change
+    assert told(broken)  # facts, or why there are none; anything else would have been raised
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fields_that_nobody_knows_yet_change_nothing(name: str) -> None:
+    more = sample(name)
+    data = more["body"].get("data", {})
+    for thing in (more["body"], data, data["object"] if isinstance(data, dict) and data else None):
+        if isinstance(thing, dict):
+            thing["brand_new_field"] = {"with": ["anything", 1.5, None]}
+    assert told(more) == told(sample(name))
+
+
+def test_every_fact_carries_the_account() -> None:
+    account = msgspec.structs.replace(ACCOUNT, authority=7)
+    for topic in ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled", "charge.refund.updated"):
+        found = [record for record in records(sample(topic), account) if isinstance(record, Fact)]
+        assert [(fact.system, fact.authority) for fact in found] == [("stripe-lumi", 7)]
