@@ -38,6 +38,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class Brand(Section, frozen=True):
     name: Annotated[str, Meta(description="what customers know the shop as; used in messages")] = "Lumi Zone"
+    colour: Annotated[str, Meta(description="of the tracking page", pattern="^#[0-9a-fA-F]{6}$")] = "#4f46e5"
     hashtag: Annotated[str, Meta(description="in the delivery confirmation")] = "#YourBrand"
     sender: Annotated[str, Meta(description="From address of e-mails")] = "orders@shop.invalid"
     reply_to: Annotated[str, Meta(description="where customers' replies go")] = "service@shop.invalid"

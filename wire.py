@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from connectors.archive import Archived
     from web.ingest import Inlet
     from web.reader import Received
+    from web.tracking import Front
 
 log = structlog.get_logger("wire")
 
@@ -469,6 +470,14 @@ def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
     return found
 
 
+def front(settings: Settings, environment: Mapping[str, str]) -> Front:
+    from orders.plan import unsigned
+    from web.tracking import Front
+
+    policy, brand = order_policy(settings, environment), settings.brand
+    return Front(brand.name, brand.colour, brand.zone, lambda token: unsigned(token, "track", policy))
+
+
 def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
     """The accounts that push, with their secrets. Raises SettingsError for one without."""
     from web.ingest import Inlet
@@ -715,6 +724,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             token=token,
             inlets=inlets(settings, environment),
             bodies=settings.folder / BODIES,
+            front=front(settings, environment),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)

@@ -7,6 +7,7 @@ at the claim, at everything that may have changed since it became wanted.
 
 from __future__ import annotations
 
+import hmac
 from hashlib import blake2b
 from typing import Any
 
@@ -318,6 +319,12 @@ def signed(order_id: str, purpose: str, policy: Policy) -> str:
     """The order's ID with a code that cannot be guessed, for links."""
     digest = blake2b(f"{purpose}\x1f{order_id}".encode(), key=policy.link_key.encode()[:64], digest_size=8)
     return f"{order_id}.{digest.hexdigest()}"
+
+
+def unsigned(token: str, purpose: str, policy: Policy) -> str | None:
+    """The order that a link of ours was made for; None for what we did not sign. Compares in constant time."""
+    order_id = token.rpartition(".")[0]
+    return order_id if hmac.compare_digest(signed(order_id, purpose, policy).encode(), token.encode("utf-8", "replace")) else None
 
 
 def request(name: str, id: str, view: View, order: Order, policy: Policy, now: int) -> tuple[str, str, msgspec.Struct]:

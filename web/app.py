@@ -32,6 +32,7 @@ from web.openapi import document
 from web.pages import Pages, page_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
+from web.tracking import Front, tracking_routes
 
 log = structlog.get_logger("web")
 VERSION = "0.1.0"
@@ -51,6 +52,7 @@ def make_app(
     token: str = "",
     inlets: Sequence[Inlet] = (),
     bodies: Path = Path("bodies"),
+    front: Front | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
@@ -86,8 +88,9 @@ def make_app(
         html = pages.error(refusal.status, refusal.message, trace_id)
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
+    customers = tracking_routes(front, pages, reader) if front is not None else ()
     app = Litestar(
-        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox)],
+        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers],
         on_startup=[live.start],
         on_shutdown=[live.close],
         exception_handlers={Exception: failed},

@@ -22,6 +22,7 @@ from web.problem import Refusal, encode_json, new_trace_id
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN = frozenset({"/healthz", "/readyz"})  # probes have no token, and learn nothing from these
 SIGNED = "/v1/ingest/"  # vendors show no token and know us by our public name: the signature says who they are
+LINKED = ("/track/", "/t/", "/static/track.css", "/static/icon.svg", "/brand.css")  # so do customers: the link that they hold is signed
 POLICY = (  # what a page of ours may load: our own files, nothing inline and nothing from elsewhere
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -52,7 +53,7 @@ class Door:
         await self._app(scope, receive, dressed)
 
     def _check(self, scope: HTTPScope) -> None:
-        if scope["path"].startswith(SIGNED):
+        if scope["path"].startswith(SIGNED) or (scope["path"].startswith(LINKED) and scope["method"] in ("GET", "HEAD")):
             return
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")

@@ -49,23 +49,23 @@ class Pages:
         self._env.globals.update(asset=self._asset, has_mailbox=has_mailbox, milestones=words.MILESTONES, page="")
 
     def overview(self, now: Snapshot, rows: Sequence[Row], status: str) -> str:
-        return self._render("overview.html", page="overview", **self._context(now, rows, status))
+        return self.render("overview.html", page="overview", **self._context(now, rows, status))
 
     def regions(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, str]:
         context = self._context(now, rows, status)
-        return {name: self._render(f"{name}.html", **context) for name in ("numbers", "orders")}
+        return {name: self.render(f"{name}.html", **context) for name in ("numbers", "orders")}
 
     def order(self, order: OrderDetail) -> str:
-        return self._render("order.html", page="order", o=order)
+        return self.render("order.html", page="order", o=order)
 
     def order_body(self, order: OrderDetail) -> str:
-        return self._render("order_body.html", o=order)
+        return self.render("order_body.html", o=order)
 
     def messages(self, received: Sequence[Any]) -> str:
-        return self._render("messages.html", page="messages", received=received)
+        return self.render("messages.html", page="messages", received=received)
 
     def error(self, status: int, message: str, trace_id: str) -> str:
-        return self._render("error.html", status=status, message=message, trace_id=trace_id)
+        return self.render("error.html", status=status, message=message, trace_id=trace_id)
 
     def _context(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, Any]:
         line, area = words.spark(now.rates)
@@ -90,7 +90,7 @@ class Pages:
     def _asset(self, name: str) -> str:
         return f"/static/{name}?v={blake2b(self.assets[name][1], digest_size=4).hexdigest()}"
 
-    def _render(self, template: str, **context: Any) -> str:
+    def render(self, template: str, **context: Any) -> str:
         return self._env.get_template(template).render(**context)
 
 

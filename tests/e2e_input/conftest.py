@@ -66,7 +66,7 @@ class Installation:
         self.folder = folder
         self.port, self.worker_port = free_ports(2)
         self.said = (folder / "roles.log").open("ab")
-        self.environment = {**os.environ, "STAND_IN": PASSWORD}
+        self.environment = {**os.environ, "STAND_IN": PASSWORD, "SHOPIFY_SECRET": "of-shopify", "STRIPE_SECRET": "whsec_of-stripe"}
         self.numbers = itertools.count()
         self.clock = WallClock()
         self.stand_ins = self._start("stand-ins", "--folder", str(folder), "--no-faults")
@@ -91,6 +91,10 @@ class Installation:
             "archive": False,
             "layout": {"partitions": PARTITIONS},
             "http": {"port": self.port, "worker_port": self.worker_port},
+            "accounts": [
+                {"name": "shopify-lumi", "vendor": "shopify", "secrets": [{"env": "SHOPIFY_SECRET"}], "reports_payments": False},
+                {"name": "stripe-lumi", "vendor": "stripe", "secrets": [{"env": "STRIPE_SECRET"}]},
+            ],
             "channels": {
                 "email": {"port": ports["smtp"], "tls": "off"},
                 "sms": {"url": hook, "account": ACCOUNT, "token": token, "sender": "+15005550006"},

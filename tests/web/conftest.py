@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
 
 from metrics import Metrics
+from orders.plan import signed, unsigned
+from orders.policy import Policy
 from streams.clock import VirtualClock
 from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
+from web.tracking import Front
+
+POLICY = Policy(link_key="a key of the tests, long enough")
+
+
+def link(order_id: str) -> str:
+    """As our messages carry it."""
+    return signed(order_id, "track", POLICY)
 
 
 @dataclass
@@ -42,7 +53,9 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
     log, reader, metrics, clock = ListLog(), FakeReader(), Metrics(), VirtualClock(NOW)
     health = Health(metrics)
     health.start()
-    app = make_app(sink=log, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=FakeMailbox(), limits=limits)  # type: ignore[arg-type]
+    sink: Any = log
+    mailbox, front = FakeMailbox(), Front("Lumi Zone", "#0a7d5a", "Europe/Lisbon", lambda token: unsigned(token, "track", POLICY))
+    app = make_app(sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, limits=limits)
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:

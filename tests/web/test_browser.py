@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.web.conftest import Site
+from tests.web.conftest import Site, link
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pages are not looked at")
 axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: pages are not looked at")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: pages are not looked at")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PAGES = ("/", "/?status=shipped", "/orders/lumi:1004", "/messages", "/orders/nobody")
+PAGES = ("/", "/?status=shipped", "/orders/lumi:1004", "/messages", "/orders/nobody", f"/track/{link('lumi:1004')}", "/track/nobody")
 
 
 @pytest.fixture
