@@ -1,0 +1,321 @@
+"""How long does a signed webhook wait for its 202, and how many a second can there be before that takes 50 ms more than nothing at all?
+
+A shop's orders and their payments, bodies signed beforehand, are sent by `wrk` at steady rates to a real gateway over the embedded
+log, with a worker beside it that reads them, decides and commits (effects in observe). Between the rates the same requests go to a
+route on the same server that reads the body and answers: what is left of the difference is ours. The 99th percentile is wrk's own,
+of whole requests on kept connections.
+
+    python bench/gateway.py
+    python bench/gateway.py --rates 500,1000,2000 --seconds 10 --json
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import click
+import httpx
+import msgspec
+import yaml
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import wire
+from bench.installation import _free_port
+from bench.machine import machine, versions
+from demo import look
+from settings import load
+
+SHOPIFY, STRIPE = "bench-of-shopify", "bench-of-stripe"
+CONNECTIONS, THREADS = 64, 2
+ALLOWED_MS = 50.0
+READY_S = 60.0
+LUA = """
+local lines, at, number = {}, 0, 0
+local threads = {}
+function setup(thread) thread:set("number", number); number = number + 1 end
+function init(args)
+  local n = 0
+  for line in io.lines(args[1]) do
+    if n % THREADS == number then lines[#lines + 1] = line end
+    n = n + 1
+  end
+end
+function delay() return PAUSE_MS * (0.5 + math.random()) end
+function request()
+  at = at % #lines + 1
+  local path, headers, body = lines[at]:match("^(.-)\\t(.-)\\t(.*)$")
+  local set = {["content-type"] = "application/json"}
+  for name, value in headers:gmatch("([^|]+)=([^|]*)|") do set[name] = value end
+  return wrk.format("POST", path, set, body)
+end
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format("RESULT %d %d %d %d %d %d\\n", summary.requests, summary.duration,
+    errors.connect + errors.read + errors.write + errors.timeout + errors.status,
+    latency:percentile(50), latency:percentile(99), latency.max))
+end
+"""
+
+
+class Row(msgspec.Struct):
+    rate: int  # wanted, requests per second
+    got: float
+    p50_ms: float
+    p99_ms: float
+    worst_ms: float
+    noop_p99_ms: float
+    errors: int
+
+    @property
+    def ours_ms(self) -> float:
+        return round(self.p99_ms - self.noop_p99_ms, 2)
+
+
+def _order(number: int, now: int) -> bytes:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(now))
+    lines = [
+        {"id": number * 10 + n, "variant_id": n, "sku": f"SKU-{n}", "title": "Mug", "quantity": 1, "current_quantity": 1, "price": "24.95"}
+        for n in range(1, 4)
+    ]
+    address = {
+        "first_name": "Ana",
+        "last_name": "Lima",
+        "address1": "Rua Nova 1",
+        "city": "Lisboa",
+        "zip": "1100-001",
+        "country_code": "PT",
+    }
+    order = {
+        "id": number,
+        "name": f"#{number}",
+        "created_at": stamp,
+        "updated_at": stamp,
+        "currency": "EUR",
+        "total_price": "74.85",
+        "current_total_price": "74.85",
+        "total_outstanding": "74.85",
+        "financial_status": "pending",
+        "email": f"customer.{number}@example.invalid",
+        "customer": {"id": number, "first_name": "Ana", "last_name": "Lima"},
+        "customer_locale": "pt-PT",
+        "line_items": lines,
+        "shipping_address": address,
+        "billing_address": address,
+        "shipping_lines": [{"title": "Standard", "code": "standard"}],
+        "note_attributes": [{"name": f"attribute {n}", "value": "x" * 40} for n in range(20)],  # real bodies are 5 to 10 KB
+    }
+    return json.dumps(order).encode()
+
+
+def _payment(number: int, now: int) -> bytes:
+    intent = {
+        "id": f"pi_{number}",
+        "object": "payment_intent",
+        "amount": 7485,
+        "amount_received": 7485,
+        "currency": "eur",
+        "created": now,
+        "status": "succeeded",
+        "metadata": {"order_id": str(number)},
+    }
+    return json.dumps(
+        {"id": f"evt_{number}", "object": "event", "type": "payment_intent.succeeded", "created": now, "data": {"object": intent}}
+    ).encode()
+
+
+def _lines(numbers: Iterator[int], count: int, noop: bool) -> Iterator[str]:
+    """`path TAB header=value|header=value| TAB body`, an order and its payment in turn; signed now, as Stripe's signature has a time."""
+    now = int(time.time())
+    for number in itertools.islice(numbers, count // 2 + 1):
+        order, payment = _order(number, now), _payment(number, now)
+        shop = b64encode(hmac.new(SHOPIFY.encode(), order, hashlib.sha256).digest()).decode()
+        paid = hmac.new(STRIPE.encode(), f"{now}.".encode() + payment, hashlib.sha256).hexdigest()
+        path = "/noop" if noop else "/v1/ingest/shopify"
+        yield f"{path}\tx-shopify-hmac-sha256={shop}|x-shopify-topic=orders/create|x-shopify-webhook-id=w-{number}|\t{order.decode()}"
+        path = "/noop" if noop else "/v1/ingest/stripe"
+        yield f"{path}\tstripe-signature=t={now},v1={paid}|\t{payment.decode()}"
+
+
+async def _wrk(folder: Path, port: int, rate: int, seconds: float, numbers: Iterator[int], noop: bool) -> list[float]:
+    """requests, duration (us), errors, p50, p99, worst (us). Raises wire.Failed."""
+    bodies = folder / "bodies.txt"
+    bodies.write_text("\n".join(_lines(numbers, int(rate * seconds * 1.3) + 100, noop)) + "\n")
+    script = folder / "wrk.lua"
+    pause = CONNECTIONS / rate * 1000
+    script.write_text(LUA.replace("THREADS", str(THREADS)).replace("PAUSE_MS", f"{pause:.3f}"))
+    command = ["wrk", "-t", str(THREADS), "-c", str(CONNECTIONS), "-d", f"{seconds:.0f}s", "--timeout", "5s", "-s", str(script)]
+    process = await asyncio.create_subprocess_exec(
+        *command, f"http://127.0.0.1:{port}", "--", str(bodies), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    for line in said.decode().splitlines():
+        if line.startswith("RESULT "):
+            return [float(word) for word in line.split()[1:]]
+    raise wire.Failed(f"wrk: {said.decode()[-300:]}")
+
+
+@contextlib.asynccontextmanager
+async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
+    """Worker, gateway and the no-op server: configuration, port, port."""
+    port, worker_port, noop_port = _free_port(), _free_port(), _free_port()
+    config = folder / "orderflow.yaml"
+    tree = {
+        "data": str(folder / "data"),
+        "http": {"port": port, "worker_port": worker_port},
+        "accounts": [
+            {"name": "shopify", "vendor": "shopify", "secrets": [{"env": "BENCH_SHOPIFY"}], "rate": 1e6, "reports_payments": False},
+            {"name": "stripe", "vendor": "stripe", "secrets": [{"env": "BENCH_STRIPE"}], "rate": 1e6},
+        ],
+    }
+    config.write_text(yaml.safe_dump(tree))
+    environment = {**os.environ, "BENCH_SHOPIFY": SHOPIFY, "BENCH_STRIPE": STRIPE}
+    roles = []
+    with (folder / "roles.log").open("ab") as said:
+        try:
+            settings = load(config)
+            async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
+                await wire.lay_out(settings, store, log)
+                roles.append(await wire.role("worker", config, environment, stderr=said))
+                roles.append(await wire.role("gateway", config, environment, stderr=said))
+                noop = await asyncio.create_subprocess_exec(sys.executable, __file__, "--noop-port", str(noop_port), stderr=said)
+                roles.append(noop)
+                await _answering(
+                    [f"http://127.0.0.1:{p}{path}" for p, path in ((port, "/readyz"), (worker_port, "/readyz"), (noop_port, "/"))]
+                )
+                yield config, port, noop_port
+                await wire.end_roles(roles)
+        finally:
+            for process in roles:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+
+
+async def _answering(urls: list[str]) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+        for _ in range(int(READY_S / 0.1)):
+            ready = 0
+            for url in urls:
+                with contextlib.suppress(httpx.TransportError):
+                    ready += (await client.get(url)).status_code in (200, 202)
+            if ready == len(urls):
+                return
+            await asyncio.sleep(0.1)
+    raise wire.Failed("gateway and worker did not become ready")
+
+
+async def measure(rates: list[int], seconds: float, rounds: int) -> tuple[list[Row], int]:
+    """Rows, and how many deliveries that were answered 202 did not become facts. Raises wire.Failed."""
+    if shutil.which("wrk") is None:
+        raise wire.Failed("wrk is not installed (Debian package wrk)")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="orderflow-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        async with _running(folder) as (config, port, noop_port):
+            numbers = itertools.count(random.randrange(10**9, 10**10) * 1000)
+            accepted = (await _wrk(folder, port, min(rates), 3, numbers, noop=False))[0]  # not counted: connections, caches
+            for rate in rates * rounds:
+                noop = await _wrk(folder, noop_port, rate, seconds, numbers, noop=True)
+                ours = await _wrk(folder, port, rate, seconds, numbers, noop=False)
+                accepted += ours[0] - ours[2]
+                requests, took_us, errors, *times = ours
+                p50, p99, worst = (us / 1000 for us in times)
+                rows.append(Row(rate, round(requests / took_us * 1e6, 1), p50, p99, worst, noop[4] / 1000, int(errors)))
+            lost = int(accepted) - await _deliveries(config)
+    return rows, max(0, lost)
+
+
+async def _deliveries(config: Path) -> int:
+    """Deliveries in the log, when the worker has read them all. Raises wire.Failed."""
+    settings = load(config)
+    async with wire.store_of(settings, start=False) as store, wire.opened(wire.log_of(settings)) as log:
+        for _ in range(600):
+            picture = await look(settings, store, log)
+            if picture.behind == 0:
+                bounds = await log.bounds("deliveries")
+                return sum(end for _, end in bounds.values())
+            await asyncio.sleep(0.2)
+    raise wire.Failed("the worker does not keep up")
+
+
+def report(rows: list[Row], lost: int, console: Console) -> None:
+    say = console.print
+    say(f"\n{machine()}\n{versions()}\n", highlight=False)
+    say("| webhooks/s | got | p50, ms | p99, ms | worst, ms | no-op p99, ms | ours, ms | errors |\n|" + "---|" * 8, highlight=False)
+    for row in rows:
+        cells = (row.rate, row.got, row.p50_ms, row.p99_ms, row.worst_ms, row.noop_p99_ms, row.ours_ms, row.errors)
+        say("| " + " | ".join(f"{cell:,}" for cell in cells) + " |", highlight=False)
+    say(f"\naccepted and lost: {lost}; {crossing(rows)}", highlight=False)
+
+
+def crossing(rows: list[Row]) -> str:
+    """From which rate on the median of ours is above what is allowed."""
+    medians = {rate: statistics.median(row.ours_ms for row in rows if row.rate == rate) for rate in sorted({row.rate for row in rows})}
+    above = [rate for rate, ours in medians.items() if ours >= ALLOWED_MS]
+    if not above:
+        return f"ours stays below {ALLOWED_MS:g} ms up to {max(medians):,}/s"
+    return f"ours crosses {ALLOWED_MS:g} ms at {above[0]:,}/s"
+
+
+def _serve_noop(port: int) -> None:
+    from litestar.enums import ScopeType
+    from litestar.types import Receive, Scope, Send
+
+    from web.app import WebServer
+
+    async def noop(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            return
+        more = True
+        while more:
+            message = await receive()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+
+    async def serve() -> None:
+        server = WebServer(noop, "127.0.0.1", port)
+        await server.start()
+        await wire.stop_signal()
+        await server.close()
+
+    asyncio.run(serve())
+
+
+@click.command(help=__doc__)
+@click.option("--rates", default="500,1000,2000,3000", show_default=True, help="webhooks per second, one after another")
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(1, 3600))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option("--noop-port", default=0, hidden=True)
+@click.option("--json", "as_json", is_flag=True, help="one object on the last line")
+def main(rates: str, seconds: float, rounds: int, noop_port: int, as_json: bool) -> None:
+    if noop_port:
+        _serve_noop(noop_port)
+        return
+    try:
+        rows, lost = asyncio.run(measure([int(rate) for rate in rates.split(",")], seconds, rounds))
+    except wire.Failed as error:
+        raise click.ClickException(str(error)) from None
+    report(rows, lost, Console(soft_wrap=True))
+    if as_json:
+        print(json.dumps({"gateway": msgspec.to_builtins(rows), "lost": lost, "machine": machine(), "versions": versions()}))
+
+
+if __name__ == "__main__":
+    main()
