@@ -1,7 +1,8 @@
 """The demo: a whole installation on embedded defaults, a seeded shop that feeds it, and a console that shows it.
 
-This process starts the others (stand-ins, worker, gateway), owns the embedded store, and posts the shop's reports to the
-gateway as a shop would. It imports neither Faust nor Ray nor torch.
+This process starts the others (stand-ins, worker, gateway), owns the embedded store, and tells the gateway what happens: with signed
+webhooks as Shopify, Stripe, a warehouse and UPS would, with facts as a shop of one's own would. It imports neither Faust nor Ray nor
+torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ from rich.table import Table
 
 import settings as settings_module
 import wire
+from connectors.base import Secret
 from connectors.delivery import Delivery, encode_delivery
 from connectors.fake_shop import FakeShop, Report
+from connectors.fake_vendors import LOCATION, SOURCES, FakeVendors, Webhook
+from connectors.fake_vendors import SIGNING as WORDS
 from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, SIGNING
 from connectors.store import Store
 from meter import read_stats
@@ -44,6 +49,9 @@ STATUS_ORDER = (
     *("order_placed", "on_hold", "payment_failed", "payment_confirmed", "in_progress", "backordered", "partially_shipped", "shipped"),
     *("out_for_delivery", "exception", "partially_delivered", "delivered", "returned", "refunded", "cancelled"),
 )
+FEED_CONNECTIONS = 32
+TWICE_EVERY, FORGED_EVERY = 40, 97  # of the webhooks, with faults
+SIGNED_IN = frozenset({"x-shopify-hmac-sha256", "stripe-signature", "webhook-signature", "credential"})
 POISON = (
     b'{"type":"OrderPlaced","v":1',  # broken JSON
     b'{"type":"PaymentCaptured","order":"lumi:1","system":"pay:lumi","object":"x","at":1795464000000,"amount":"12,50","currency":"EUR"}',
@@ -63,53 +71,87 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """Posts what the shop reports, at its times; what the gateway does not take is posted again."""
+    """Tells what happens at its times: as signed webhooks of vendors or, where the shop speaks our own words, as facts.
+
+    What the gateway does not take is told again. With faults some webhooks come twice, and some with a wrong signature first.
+    """
 
     def __init__(self, shop: FakeShop, orders: int, first: int, url: str, log: Log, faults: bool) -> None:
         self.shop, self.orders, self.first, self.log, self.faults = shop, orders, first, log, faults
-        self.client = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False)
+        limits = httpx.Limits(max_connections=FEED_CONNECTIONS)
+        self.client = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, limits=limits)
         self.clock = WallClock()
-        self.placed = 0
+        self.vendors = FakeVendors(shop, {vendor: Secret(word) for vendor, word in WORDS.items()}, self.clock.now)
+        self.webhooks = 0
         self.done = False
 
     async def run(self) -> None:
         if self.faults:
             await self.log.append("facts", [(f"{self.shop.shop}:poison-{n}".encode(), body) for n, body in enumerate(POISON)])
-        reports = self.shop.reports(self.orders, self.first)
+        levels = self.shop.levels()
+        await self._deliver([self.vendors.levels(levels[at : at + 100]) for at in range(0, len(levels), 100)])
         batch: list[Report] = []
-        for report in reports:
+        for report in islice(self.shop.reports(self.orders, self.first), len(levels), None):
             while report.arrives > self.clock.now() or len(batch) >= 2000:
-                await self._post(batch)
+                await self._tell(batch)
                 batch = []
                 if report.arrives > self.clock.now():
                     await asyncio.sleep(TICK_S)
             batch.append(report)
-        await self._post(batch)
+        await self._tell(batch)
         self.done = True
         await self.client.aclose()
 
-    async def _post(self, reports: list[Report]) -> None:
-        facts = [r.record for r in reports if isinstance(r.record, Fact)]
-        others = [r for r in reports if not isinstance(r.record, Fact)]
-        if others:
+    async def _tell(self, reports: list[Report]) -> None:
+        webhooks: list[Webhook] = []
+        facts: list[Fact] = []
+        others: list[Any] = []
+        for report in reports:
+            record: Any = report.record
+            told = self.vendors.tell(record)
+            if told is not None:
+                webhooks += told
+            elif isinstance(record, Fact):
+                facts.append(record)
+            else:
+                others.append(record)
+                if report.topic == "customers":
+                    others.append(msgspec.structs.replace(record, customer=self.vendors.as_shopify_knows(record.customer)))
+        await self._deliver(webhooks)
+        if others:  # an app of the shop's own, which writes to our log itself
             now = self.clock.now()
-            bodies = [encode_fact(r.record) for r in others]
-            rows = [Delivery(source="canonical", delivery=f"{now}-{n}", at=now, body=body) for n, body in enumerate(bodies)]
+            rows = [Delivery(source="canonical", delivery=f"{now}-{n}", at=now, body=encode_fact(other)) for n, other in enumerate(others)]
             await self.log.append("deliveries", [(f"canonical/{row.delivery}".encode(), encode_delivery(row)) for row in rows])
-        while facts:
-            part, facts = facts[:500], facts[500:]
-            body = b"\n".join(encode_fact(fact) for fact in part)
-            while True:
-                try:
-                    answer = await self.client.post("/v1/facts", content=body, headers={"content-type": "application/x-ndjson"})
-                except httpx.TransportError:
-                    answer = None
-                if answer is not None and answer.status_code == 202:
-                    break
-                if answer is not None and answer.status_code < 500 and answer.status_code != 429:
-                    raise wire.Failed(f"the gateway refuses the demo's facts: {answer.status_code} {answer.text[:300]}")
-                await asyncio.sleep(0.5)
-            self.placed += sum(type(fact).__name__ == "OrderPlaced" for fact in part)
+        for begin in range(0, len(facts), 500):
+            body = b"\n".join(encode_fact(fact) for fact in facts[begin : begin + 500])
+            await self._post("/v1/facts", body, {"content-type": "application/x-ndjson"})
+
+    async def _deliver(self, webhooks: list[Webhook]) -> None:
+        """Those of one moment side by side, as from different computers; of one system they may overtake each other."""
+        for begin in range(0, len(webhooks), FEED_CONNECTIONS):
+            sent = []
+            for webhook in webhooks[begin : begin + FEED_CONNECTIONS]:
+                path, self.webhooks = f"/v1/ingest/{webhook.source}", self.webhooks + 1
+                if self.faults and self.webhooks % FORGED_EVERY == 0:
+                    forged = {name: value[::-1] if name in SIGNED_IN else value for name, value in webhook.headers.items()}
+                    answer = await self.client.post(path, content=webhook.body, headers=forged)
+                    if answer.status_code != 401:
+                        raise wire.Failed(f"the gateway believes a forged webhook: {answer.status_code}")
+                twice = 2 if self.faults and self.webhooks % TWICE_EVERY == 0 else 1
+                sent += [self._post(path, webhook.body, webhook.headers) for _ in range(twice)]
+            await asyncio.gather(*sent)
+
+    async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+        while True:
+            try:
+                answer = await self.client.post(path, content=body, headers=headers)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code == 202:
+                return
+            if answer is not None and answer.status_code < 500 and answer.status_code != 429:
+                raise wire.Failed(f"the gateway refuses what the demo sends to {path}: {answer.status_code} {answer.text[:300]}")
+            await asyncio.sleep(0.5)
 
 
 def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
@@ -123,7 +165,18 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
         "data": str(folder),
         "http": {"port": port, "worker_port": 0},
         "brand": {"tracking_base": f"http://127.0.0.1:{port}"},
-        "workflow": {"settle_minutes": 0.05, "feedback_after_hours": 0.001},
+        "workflow": {"settle_minutes": 0.05, "feedback_after_hours": 0.001, "location": LOCATION},
+        "accounts": [
+            {
+                "name": source,
+                "vendor": vendor,
+                "secrets": [{"env": f"ORDERFLOW_{vendor.upper()}"}],
+                "rate": 5000.0,
+                "location": LOCATION,
+                "reports_payments": vendor != "shopify",
+            }
+            for vendor, source in SOURCES.items()
+        ],
         "channels": {
             "email": {**pace, "port": ports["smtp"], "tls": "off"},
             "sms": {**pace, **sms},
@@ -151,6 +204,7 @@ async def installation(
     ports_file.unlink(missing_ok=True)
     (folder / "stats.json").unlink(missing_ok=True)
     environment = {**environ, "ORDERFLOW_STAND_IN": PASSWORD, "ORDERFLOW_SIGNING": SIGNING}
+    environment |= {f"ORDERFLOW_{vendor.upper()}": word for vendor, word in WORDS.items()}
     misbehave = "--faults" if options.faults else "--no-faults"
     with (folder / "roles.log").open("ab") as roles_log:
         stand_ins = await wire.role(
