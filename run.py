@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from settings import Settings, SettingsError
 
 T = TypeVar("T")
 DEFAULT_FILE = "orderflow.yaml"
+SLUG = re.compile(r"[a-z0-9-]+")
 FAILED, USAGE, BUG = 1, 2, 70
 
 
@@ -94,22 +96,60 @@ def demo(orders: int, seconds: float, seed: int, data: Path | None, port: int, f
     _say(result, as_json, lambda: demo_module.show(result))
 
 
-@main.command(epilog="Example: run.py --config orderflow.yaml init --start-at now")
+@main.command(
+    epilog="Example: run.py init    run.py init --with shopify --with stripe --with ups --shop lumi --public https://orders.lumi.example"
+)
 @click.option(
     "--start-at", type=click.Choice(["earliest", "now"]), default="earliest", show_default=True, help="Where reading of each topic begins."
 )
+@click.option("--with", "with_", multiple=True, metavar="VENDOR", help="A system you have; may be given several times. Asks nothing.")
+@click.option("--shop", default="lumi", show_default=True, help="Slug of the shop, first part of every order ID.")
+@click.option("--public", default="", metavar="URL", help="Where vendors and customers reach the gateway.")
 @click.pass_context
-def init(context: click.Context, start_at: str) -> None:
-    """Write a configuration if there is none; create topics and first positions. A second call changes nothing."""
+def init(context: click.Context, start_at: str, with_: tuple[str, ...], shop: str, public: str) -> None:
+    """Write a configuration if there is none; create topics and first positions. A second call changes nothing.
+
+    On a terminal it asks which shop, payment gateway, warehouse and carriers you have, and says which URL to give to each.
+    """
     import wire
 
     path = context.obj["config"] or Path(DEFAULT_FILE)
+    steps: list[str] = []
     if not path.exists():
-        path.write_text(settings_module.EXAMPLE)
+        import connect
+        from connectors.registry import VENDORS
+
+        unknown = [name for name in with_ if name not in VENDORS]
+        if unknown:
+            raise click.UsageError(f"no vendor {unknown[0]!r}; known: {', '.join(VENDORS)}")
+        if not with_ and sys.stdin.isatty():
+            with_, shop, public = _asked(shop, public)
+        if not SLUG.fullmatch(shop):
+            raise click.UsageError(f"--shop {shop!r}: small letters, digits and - only")
+        choice = connect.Choice(shop, public.rstrip("/") or connect.HOST, connect.chosen(with_))
+        path.write_text(connect.configuration(choice))
         click.echo(f"wrote {path}: everything starts in `observe`, nothing is sent")
+        steps = list(connect.next_steps(choice))
     context.obj["config"] = path
     _run(wire.initialise(_settings(context), start_at))
     click.echo("topics and positions are in place; next: run.py doctor, then run.py serve")
+    click.echo("\n".join(steps), nl=bool(steps))
+
+
+def _asked(shop: str, public: str) -> tuple[tuple[str, ...], str, str]:
+    """Vendors, slug and public address, as somebody answers on the terminal."""
+    import connect
+    from connectors.registry import VENDORS
+
+    shop = click.prompt("A short name for the shop (letters, digits, -)", default=shop)
+    names: list[str] = []
+    for kind, question in connect.KINDS.items():
+        found = click.prompt(question, type=click.Choice([*connect.of_kind(kind), connect.NONE]), default=connect.of_kind(kind)[0])
+        names += [found] if found != connect.NONE else []
+    for carrier in connect.of_kind("carrier"):
+        if click.confirm(f"Do you ship with {VENDORS[carrier].guide.title}?", default=True):
+            names.append(carrier)
+    return tuple(names), shop, click.prompt("Where vendors and customers reach this gateway", default=public or connect.HOST)
 
 
 @main.command(epilog="Example: run.py --config orderflow.yaml serve")

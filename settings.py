@@ -372,23 +372,3 @@ def _section(struct: type[msgspec.Struct], prefix: str, title: str) -> Iterator[
         yield f"| `{prefix}{field.name}` | {default} | {meta.description if meta else ''} |\n"
     for name, hint in nested:
         yield from _section(hint, f"{prefix}{name}.", f"{prefix}{name}")
-
-
-EXAMPLE = """\
-# orderflow. Every setting has a default; docs/configuration.md lists them all. Secrets are never written here, only
-# where they are: {env: NAME} or {file: path}. Everything starts in `observe`: decided, recorded and shown, nothing leaves.
-shop: lumi
-data: data
-log: embedded          # or kafka://host:9092
-store: embedded        # or redis://host:6379
-brand:
-  name: Lumi Zone
-  hashtag: "#YourBrand"
-channels:
-  email:
-    mode: observe
-    host: 127.0.0.1
-    port: 25
-    # username: orders
-    # password: {env: SMTP_PASSWORD}
-"""

@@ -36,7 +36,7 @@ import msgspec
 
 from connectors.delivery import Ignored, Record, Unreadable
 from connectors.signature import BodyHmac
-from connectors.vendor import Account, Envelope, Topic, Vendor, minor, ms, order_id, phone, waiting
+from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, minor, ms, order_id, phone, waiting
 from orders import fact, money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import AT_MAX, Address, Line, Person, Quantity, Tracking
@@ -796,6 +796,23 @@ _NOT_YET = "nothing is bought yet"
 
 VENDOR = Vendor(
     name="shopify",
+    guide=Guide(
+        title="Shopify",
+        where="Settings > Notifications > Webhooks, format JSON, or the webhooks of a custom app",
+        signed_with='below the list of webhooks ("Your webhooks will be signed with ..."); of a custom app its API secret key',
+        subscribe=(
+            "orders/create",
+            "orders/updated",
+            "orders/cancelled",
+            "order_transactions/create",
+            "refunds/create",
+            "fulfillments/create",
+            "fulfillments/update",
+            "orders/risk_assessment_changed",
+            "customers/update",
+        ),
+        credentials={"token": "Settings > Apps > Develop apps > your app > API credentials > Admin API access token"},
+    ),
     kind="shop",
     scheme=BodyHmac("x-shopify-hmac-sha256"),
     envelope=envelope,

@@ -32,7 +32,7 @@ from msgspec import UNSET, UnsetType
 
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.signature import StripeSignature
-from connectors.vendor import Account, Envelope, Topic, Vendor, order_id, waiting, within
+from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, order_id, waiting, within
 from orders import money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import (
@@ -506,6 +506,27 @@ _PAYOUT = "the account's own balance, no order's"
 
 VENDOR = Vendor(
     name="stripe",
+    guide=Guide(
+        title="Stripe",
+        where="Developers > Webhooks > Add endpoint",
+        signed_with="the endpoint's signing secret, whsec_...",
+        subscribe=(
+            "payment_intent.succeeded",
+            "payment_intent.amount_capturable_updated",
+            "payment_intent.payment_failed",
+            "payment_intent.canceled",
+            "charge.refunded",
+            "refund.created",
+            "refund.updated",
+            "refund.failed",
+            "charge.dispute.created",
+            "charge.dispute.closed",
+            "checkout.session.completed",
+            "checkout.session.async_payment_succeeded",
+            "checkout.session.async_payment_failed",
+        ),
+        credentials={"key": "Developers > API keys > a restricted key that may write refunds and checkout sessions"},
+    ),
     kind="payments",
     scheme=StripeSignature(),
     envelope=envelope,

@@ -33,7 +33,7 @@ import msgspec
 
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.signature import SharedSecret
-from connectors.vendor import Account, Envelope, Topic, Vendor, waiting
+from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, waiting
 from orders.fact import AT_MAX, AT_MIN, ParcelScanned, Tracking
 from orders.request import FactWaiting
 
@@ -397,6 +397,15 @@ def _code(text: str | int | None) -> str:
 
 VENDOR = Vendor(
     name="ups",
+    guide=Guide(
+        title="UPS",
+        where="nowhere: we subscribe with each tracking number (Track Alert)",
+        signed_with="choose one: a word that UPS sends back with each push",
+        credentials={
+            "client_id": "developer.ups.com > your app",
+            "client_secret": "beside it",
+        },
+    ),
     kind="carrier",
     scheme=SharedSecret("credential"),
     envelope=envelope,

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import msgspec
 
 from connectors.delivery import DECODING, Ignored, Record, Unreadable
-from connectors.vendor import Account, Envelope, Topic, Vendor, waiting
+from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, waiting
 from orders.fact import AT_MAX, AT_MIN, ParcelScanned, Tracking
 from orders.request import FactWaiting
 
@@ -330,6 +330,13 @@ def _code(text: str | int | None) -> str:
 
 VENDOR = Vendor(
     name="usps",
+    guide=Guide(
+        title="USPS",
+        credentials={
+            "client_id": "developers.usps.com > your app > consumer key",
+            "client_secret": "beside it: consumer secret",
+        },
+    ),
     kind="carrier",
     scheme=None,
     envelope=envelope,

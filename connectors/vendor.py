@@ -121,8 +121,19 @@ class Envelope(NamedTuple):
     delivery: str  # the vendor's ID of this delivery; "" where it has none
 
 
+class Guide(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run.py init` tells somebody who connects an account."""
+
+    title: str = ""  # "Shopify"
+    where: str = ""  # where its webhooks are set up
+    signed_with: str = ""  # where the secret that signs them is found; empty: it pushes nothing
+    subscribe: tuple[str, ...] = ()  # topics to choose there; empty: all it has
+    credentials: Mapping[str, str] = {}  # for what we ask of it: name -> where it is found
+
+
 class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     name: str
+    guide: Guide = Guide()
     kind: Literal["shop", "payments", "warehouse", "carrier"]
     scheme: Scheme | None  # how deliveries are signed; None: the vendor pushes nothing, it is polled
     envelope: Callable[[Mapping[str, str], bytes], Envelope]  # headers (names in lower case) and body; raises Unreadable

@@ -37,7 +37,7 @@ import msgspec
 
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.signature import StandardWebhooks
-from connectors.vendor import Account, Envelope, Topic, Vendor, ms, order_id, within
+from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, ms, order_id, within
 from orders.bounds import violation
 from orders.fact import AT_MAX, AnyFact, ItemsPicked, ParcelPacked, ParcelScanned, Quantity, Tracking
 from orders.request import ReferenceLinked, StockLevelReported
@@ -330,6 +330,11 @@ def _fetched(kind: Any, read: Reading, nothing: str) -> Topic:
 
 VENDOR = Vendor(
     name="wms",
+    guide=Guide(
+        title="your warehouse",
+        where="wherever your warehouse's system sends its events; they are signed after Standard Webhooks",
+        signed_with="choose one: whsec_ and at least 24 random bytes in base64",
+    ),
     kind="warehouse",
     scheme=StandardWebhooks(),
     envelope=envelope,

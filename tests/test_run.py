@@ -141,9 +141,9 @@ def test_the_schemas_are_printed(say: Say) -> None:
 def test_init_twice_changes_nothing_and_says_what_is_next(say: Say, place: Path) -> None:
     first = say("init")
     assert first.code == 0 and "wrote orderflow.yaml" in first.out and "next: run.py doctor" in first.out
-    assert (place / "orderflow.yaml").read_text() == settings.EXAMPLE
+    written = (place / "orderflow.yaml").read_text()
     ids = sqlite3.connect(place / "data/log/log.sqlite").execute("SELECT name, id FROM topics").fetchall()
-    (place / "orderflow.yaml").write_text(settings.EXAMPLE + "# mine\n")
+    (place / "orderflow.yaml").write_text(written + "# mine\n")
     second = say("init")
     assert second.code == 0 and "wrote" not in second.out
     assert (place / "orderflow.yaml").read_text().endswith("# mine\n")

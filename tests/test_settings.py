@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import settings
 from settings import Channels, EmailChannel, Ref, Settings, SettingsError, load, resolve, with_password
 
 WORD = "hunter2"  # a secret where none may stand
@@ -28,11 +27,6 @@ def complaint(folder: Path, text: str | bytes) -> str:
 def test_without_a_file_everything_is_its_default_and_an_empty_file_says_the_same(tmp_path: Path) -> None:
     assert load(None) == Settings() == loaded(tmp_path, "") == loaded(tmp_path, "# nothing\n")
     assert Settings().channels.email.mode == "observe"
-
-
-def test_the_example_that_init_writes_is_a_configuration_that_sends_nothing(tmp_path: Path) -> None:
-    made = loaded(tmp_path, settings.EXAMPLE)
-    assert {getattr(made.channels, name).mode for name in ("email", "sms", "push", "webhook", "stock")} == {"observe"}
 
 
 @pytest.mark.parametrize(
