@@ -463,6 +463,7 @@ def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
             shop=its.shop or settings.shop,
             authority=its.authority,
             reports_payments=its.reports_payments,
+            reports_parcels=its.reports_parcels,
             order_field=its.order_field,
             location=its.location,
         )
