@@ -30,7 +30,7 @@ def source(choice: Choice, vendor: Vendor) -> str:
     return f"{vendor.name}-{choice.shop}"
 
 
-def variable(vendor: Vendor, name: str = "secret") -> str:
+def variable(vendor: Vendor, name: str = "webhook_secret") -> str:
     """The environment variable that holds a secret of an account."""
     return f"{vendor.name}_{name}".upper()
 

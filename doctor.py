@@ -77,6 +77,7 @@ def _secrets(settings: Settings, environment: Mapping[str, str]) -> Finding:
         channels = wire.sender_settings(settings, environment)
         token = resolve(settings.http.token, environment, "http.token")
         wire.signing_key(settings, environment)
+        wire.inlets(settings, environment)
     except SettingsError as error:
         return Finding("secrets", False, str(error), "set it, or correct the reference")
     except OSError as error:

@@ -130,6 +130,7 @@ class Account(Section, frozen=True):
     shop: Annotated[str, Meta(description="slug of the shop whose orders it speaks of; empty: `shop`", pattern="^[a-z0-9-]*$")] = ""
     authority: Annotated[int, Meta(description="whose word counts more where two systems tell the same thing", ge=0, le=100)] = 0
     reports_payments: Annotated[bool, Meta(description="false for a shop whose payment gateway is connected itself")] = True
+    reports_parcels: Annotated[bool, Meta(description="false for a shop whose parcels we tell it ourselves")] = True
     order_field: Annotated[str, Meta(description="metadata field in which the gateway's payments name the shop's order")] = "order_id"
     location: Annotated[str, Meta(description="stock location, for a vendor that has only one")] = "main"
     rate: Annotated[float, Meta(description="deliveries a second that are taken, as many again at once", gt=0)] = 200.0

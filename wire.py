@@ -33,17 +33,19 @@ from connectors.base import Secret, is_loopback
 from connectors.delivery import Delivery, Unreadable, body_of, decode_delivery, encode_delivery
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
-from connectors.vendor import Account, Vendor, reader
+from connectors.vendor import Account, Ask, Vendor, reader
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
 from meter import Meter, own_stats, write_stats
 from metrics import Metrics
+from orders.effect import effect_id
 from orders.fact import Fact, FactUnparked, decode_fact, encode_fact
-from orders.policy import Policy
+from orders.plan import signed, unsigned
+from orders.policy import DAY, Policy
 from orders.state import NewerState
 from orders.state import decode as decode_order
 from settings import Ref, Settings, SettingsError, resolve
-from streams.clock import WallClock
+from streams.clock import Clock, WallClock
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import decode_parked
 from streams.processor import Inputs, Parked, Processor, Record
@@ -56,8 +58,10 @@ if TYPE_CHECKING:
 
     from actors.ray_local import LocalRay
     from connectors.archive import Archived
+    from connectors.http import Http
     from web.ingest import Inlet
-    from web.reader import Received
+    from web.pay import Checkout, Till
+    from web.reader import OrderDetail, Received
     from web.tracking import Front
 
 log = structlog.get_logger("wire")
@@ -463,6 +467,7 @@ def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
             shop=its.shop or settings.shop,
             authority=its.authority,
             reports_payments=its.reports_payments,
+            reports_parcels=its.reports_parcels,
             order_field=its.order_field,
             location=its.location,
         )
@@ -471,11 +476,77 @@ def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
 
 
 def front(settings: Settings, environment: Mapping[str, str]) -> Front:
-    from orders.plan import unsigned
     from web.tracking import Front
 
     policy, brand = order_policy(settings, environment), settings.brand
     return Front(brand.name, brand.colour, brand.zone, lambda token: unsigned(token, "track", policy))
+
+
+CHECKOUT = "payment.checkout"  # the action of a gateway by which a customer pays
+CHECKOUT_S = 10.0  # a customer waits for it
+CHECKOUTS = 16  # at once
+
+
+@contextlib.asynccontextmanager
+async def till(settings: Settings, environment: Mapping[str, str], clock: Clock) -> AsyncIterator[Till]:
+    """The retry-payment page's: each shop's own gateway, where there is one that makes checkouts and that we have credentials for."""
+    from connectors.http import Http
+    from web.pay import Till
+
+    policy, http = order_policy(settings, environment), Http(connections=CHECKOUTS)
+    checkouts = {
+        account.shop: checkout(vendor, account, http, policy, clock)
+        for vendor, account in reversed(accounts(settings))
+        if CHECKOUT in vendor.actions and vendor.login is not None and account.credentials
+    }
+    await http.start()
+    try:
+        yield Till(
+            order_of=lambda token: unsigned(token, "pay", policy),
+            followed=lambda order_id: signed(order_id, "track", policy),
+            contact=settings.brand.reply_to,
+            life_ms=policy.pay_link_ms,
+            checkout=lambda order_id: checkouts.get(order_id.partition(":")[0]),
+        )
+    finally:
+        await http.close()
+
+
+def checkout(vendor: Vendor, account: Account, http: Http, policy: Policy, clock: Clock) -> Checkout:
+    """Asks the gateway for a page on which the order can be paid.
+
+    The key is the same while nothing has changed, so that pressing twice leads to one page; it changes with the day, because such
+    a page lives for one, and with what is due and how often it failed.
+    """
+    from connectors.base import Done
+    from connectors.http import Reply, require_https
+    from web.pay import due
+    from web.problem import Refusal
+
+    action, login = vendor.actions[CHECKOUT], vendor.login
+
+    async def made(order: OrderDetail) -> str:
+        amount, now = due(order), clock.now()
+        links = {"success_url": f"/track/{signed(order.id, 'track', policy)}", "cancel_url": f"/pay/{signed(order.id, 'pay', policy)}"}
+        data = {"amount": amount, "currency": order.currency, "number": order.number, "order": order.id}
+        data |= {name: policy.tracking_base + path for name, path in links.items()}
+        key = effect_id(order.id, "payment", f"{order.failures} {amount} {order.currency} {now // DAY}", CHECKOUT)
+        ask = Ask(event=CHECKOUT, id=key, order=order.id, data=msgspec.Raw(msgspec.json.encode(data)))
+        reason = ""
+        try:
+            request = action.render(account, ask).with_headers(*(login.headers(account, "") if login is not None else ()))
+            reply = await http.send(request, CHECKOUT_S, now)
+            answer = action.read(account, ask, reply) if isinstance(reply, Reply) else reply
+            if isinstance(answer, Done):
+                require_https(account.source, answer.reference)
+                return answer.reference
+            reason = answer.reason
+        except (Unreadable, ValueError) as error:
+            reason = type(error).__name__
+        log.warning("no checkout for an order", order_id=order.id, account=account.source, reason=str(reason))
+        raise Refusal(503, "no_checkout", "The payment cannot be taken now; try again in a minute", retry_after_s=60)
+
+    return made
 
 
 def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
@@ -725,6 +796,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             inlets=inlets(settings, environment),
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
+            till=await stack.enter_async_context(till(settings, environment, clock)),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)

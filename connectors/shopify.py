@@ -1,4 +1,4 @@
-"""Shopify: webhooks of an app or of the shop's own settings, and answers of the REST Admin API, as facts.
+"""Shopify: webhooks of an app or of the shop's own settings, and answers of the REST Admin API, as facts; what we tell it of an order.
 
 Every order body is the whole order, so all its topics are read alike, with the refunds and fulfillments it encloses:
 
@@ -22,21 +22,30 @@ Holds are those of fulfillment orders. Their webhooks name neither the order nor
 so the fulfillment order is the hold, waits for whoever knows its order (the answer `fulfillment_orders` does), and a second hold
 after a release is not seen. A high risk holds the order; a lower one does not let it go, because assessments of several providers
 come in any order. An order deleted in the shop is held too: nobody said what is to become of goods and money.
+
+Written back are parcels and tags. Every parcel that we tell it of comes back under the shop's own ID: where we do
+(`reports_parcels` false) fulfillments only say whose the tracking numbers are. A parcel takes two requests, because Shopify wants
+to hear which of its fulfillment orders the lines belong to. It honours no key, but its fulfillments can be looked through for our
+tracking number. Tags are added, never replaced, and a tag that is there already stays one.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 
-from connectors.delivery import Ignored, Record, Unreadable
+from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
+from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
+from connectors.http import Reply, Request, decode
 from connectors.signature import BodyHmac
-from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, minor, ms, order_id, phone, waiting
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor, ms, order_id, phone, waiting
 from orders import fact, money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import AT_MAX, Address, Line, Person, Quantity, Tracking
@@ -72,6 +81,13 @@ MONEY: dict[tuple[str, str], type[fact.PaymentAuthorized | fact.PaymentCaptured 
     ("sale", "success"): fact.PaymentCaptured,
     ("refund", "success"): fact.PaymentRefunded,
 }
+VERSION = "2026-07"  # of the Admin API, unless the account's options name another
+PAGE = 50  # bodies of orders are large
+MOST = 250  # of anything that Shopify lists at once
+YEAR_S = 365 * 24 * 3600
+OPEN = frozenset({"open", "in_progress"})  # fulfillment orders that can be fulfilled now
+OVER = frozenset({"closed", "cancelled", "incomplete"})  # those that never will be
+COMPANIES = {"ups": "UPS", "usps": "USPS", "fedex": "FedEx", "dhl": "DHL Express"}  # as Shopify knows them, to link to their pages
 WON = {"won": True, "prevented": True, "lost": False, "accepted": False, "charge_refunded": False}  # disputes that are over
 
 
@@ -579,11 +595,17 @@ def _refund(account: Account, body: Refund, order: int, currency: str) -> Iterab
 def fulfilled(account: Account, body: Fulfillment, at: int) -> Iterable[Record]:
     records = list(_fulfillment(account, body))
     if not records:
-        raise Ignored("nothing is packed yet, or the fulfillment failed before anything was")
+        raise Ignored(
+            "nothing is packed yet, or the fulfillment failed before anything was"
+            if account.reports_parcels
+            else "the shop was told of this parcel by us, and it names no tracking number"
+        )
     return records
 
 
 def scanned(account: Account, body: Event, at: int) -> Iterable[Record]:
+    if not account.reports_parcels:
+        raise Ignored("the shop was told of this parcel by us; how it travels, its carrier says")
     if body.status in PAPER:
         raise Ignored("a label is paper only; fulfillments tell of it")
     happened = ms(body.happened_at, "$.happened_at")
@@ -603,6 +625,8 @@ def _fulfillment(account: Account, body: Fulfillment) -> Iterable[Record]:
     numbers, status = _numbers(body), body.shipment_status or ""
     lines = tuple(Quantity(line=str(x.id), quantity=x.quantity) for x in body.line_items or [] if x.quantity > 0)
     if body.status == "cancelled" and status not in SHIPMENT:
+        if not account.reports_parcels:
+            return
         for kind, object in (("ParcelPacked", parcel), ("ParcelScanned", label)):
             gone = _about(account, body.order_id, f"{object}:{kind}")
             yield fact.FactRetracted(**gone, at=updated, target_system=account.source, target_object=object, target_type=kind)
@@ -611,6 +635,8 @@ def _fulfillment(account: Account, body: Fulfillment) -> Iterable[Record]:
         return
     for number in numbers:
         yield ReferenceLinked(at=updated, kind="tracking", value=number, order=order_id(account, body.order_id), since=created)
+    if not account.reports_parcels:
+        return
     if body.status == "success":
         yield fact.ParcelPacked(**_about(account, body.order_id, parcel), at=created, version=updated, parcel=parcel, lines=lines)
         if numbers:
@@ -642,10 +668,14 @@ def _earliest(at: int) -> int:
     return 2 * (AT_MAX - at)
 
 
-def _numbers(body: Fulfillment) -> list[str]:
-    """As the carrier writes them; people type anything into that field."""
-    told = ("".join((number or "").split()).upper() for number in [*(body.tracking_numbers or []), body.tracking_number])
+def _numbers(body: Fulfillment | Known) -> list[str]:
+    told = (_number_of(number or "") for number in [*(body.tracking_numbers or []), body.tracking_number])
     return [number for number in dict.fromkeys(told) if 0 < len(number) <= 64]
+
+
+def _number_of(text: str) -> str:
+    """As the carrier writes it; people type anything into that field."""
+    return "".join(text.split()).upper()
 
 
 # --- holds
@@ -749,6 +779,321 @@ def _many(name: str, body: Any, read: Any) -> Topic:
     return Topic(msgspec.defstruct(f"Many_{name}", [(name, list[body])], frozen=True), unwrapped)
 
 
+# --- what we ask it
+def _url(account: Account, path: str, **query: str) -> str:
+    asked = f"?{urlencode(query)}" if query else ""
+    return f"{account.url}/admin/api/{account.options.get('version', VERSION)}/{path}.json{asked}"
+
+
+def since(what: str, **only: str) -> Callable[[Account, str, str], Request]:
+    """All that changed since a time; `only` narrows it, and Shopify takes that with the first page alone."""
+
+    def render(account: Account, value: str, cursor: str) -> Request:
+        if cursor:
+            return Request("GET", _url(account, what, limit=str(PAGE), page_info=cursor))
+        at = datetime.fromtimestamp(min(int(_number(value, "value")), AT_MAX) / 1000, UTC).isoformat()
+        return Request("GET", _url(account, what, limit=str(PAGE), updated_at_min=at, order="updated_at asc", **only))
+
+    return render
+
+
+def of_order(path: str, **query: str) -> Callable[[Account, str, str], Request]:
+    """What belongs to an order of the shop, by the shop's own ID."""
+
+    def render(account: Account, value: str, cursor: str) -> Request:
+        own = _number(value, "value")
+        return Request("GET", _url(account, f"orders/{own}{path}", **({"limit": str(MOST), "page_info": cursor} if cursor else query)))
+
+    return render
+
+
+_NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next\b')
+
+
+def following(reply: Reply) -> str:
+    """Of the page that the Link header calls the next one."""
+    link = _NEXT.search(reply.headers.get("link", ""))
+    return parse_qs(urlsplit(link.group(1)).query).get("page_info", [""])[0] if link is not None else ""
+
+
+def _number(text: str, field: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,20}", text):
+        raise Unreadable("schema", field)
+    return text
+
+
+def authorised(account: Account, token: str) -> tuple[tuple[str, str], ...]:
+    own = account.credentials.get("token")
+    return (("X-Shopify-Access-Token", own.reveal() if own is not None else token),)
+
+
+def token_wanted(account: Account) -> Request | None:
+    """For an app of the shop's own organization, which has an ID and a secret instead of a token."""
+    if "token" in account.credentials:
+        return None
+    form = [(name, account.credentials[name].reveal()) for name in ("client_id", "client_secret") if name in account.credentials]
+    body = urlencode([("grant_type", "client_credentials"), *form]).encode()
+    return Request("POST", f"{account.url}/admin/oauth/access_token", (("Content-Type", "application/x-www-form-urlencoded"),), body)
+
+
+class Token(msgspec.Struct, frozen=True):
+    access_token: str
+    expires_in: float
+
+
+def token_given(reply: Reply) -> tuple[str, float]:
+    try:
+        token = msgspec.json.decode(reply.body, type=Token)
+    except DECODING as error:
+        raise stumbled(error) from None
+    return token.access_token, token.expires_in
+
+
+# --- what we tell it
+class Shipped(msgspec.Struct, frozen=True):
+    line: str
+    quantity: int
+
+
+class Shipment(msgspec.Struct, frozen=True):
+    """Of "shop.fulfil". Without lines it is all that is left of the order."""
+
+    shop_order: str
+    tracking: str
+    carrier: str = ""
+    tracking_link: str = ""
+    lines: tuple[Shipped, ...] = ()
+
+
+class Tagging(msgspec.Struct, frozen=True):
+    """Of "shop.tag"."""
+
+    shop_order: str
+    tags: tuple[str, ...]
+
+
+class OpenItem(msgspec.Struct, frozen=True):
+    id: int
+    line_item_id: int
+    fulfillable_quantity: int
+
+
+class OpenOrder(msgspec.Struct, frozen=True):
+    """A fulfillment order: what of an order one location is to send."""
+
+    id: int
+    status: str
+    assigned_location_id: int | None = None
+    supported_actions: tuple[str, ...] = ("create_fulfillment",)
+    line_items: tuple[OpenItem, ...] = ()
+
+
+class OpenOrders(msgspec.Struct, frozen=True):
+    fulfillment_orders: tuple[OpenOrder, ...]
+
+
+class Made(msgspec.Struct, frozen=True):
+    id: int
+
+
+class FulfillmentMade(msgspec.Struct, frozen=True):
+    fulfillment: Made
+
+
+class Known(msgspec.Struct, frozen=True):
+    id: int
+    status: str | None = None
+    tracking_number: str | None = None
+    tracking_numbers: list[str | None] | None = None
+
+
+class KnownFulfillments(msgspec.Struct, frozen=True):
+    fulfillments: tuple[Known, ...]
+
+
+D = TypeVar("D")
+
+
+def _data(ask: Ask, kind: type[D]) -> D:
+    try:
+        return msgspec.json.decode(ask.data, type=kind)
+    except DECODING as error:
+        raise stumbled(error) from None
+
+
+def locations(account: Account, ask: Ask) -> Request:
+    """Asks by which locations the order's lines are to be sent."""
+    shipment = _data(ask, Shipment)
+    if not _number_of(shipment.tracking):
+        raise Unreadable("schema", "$.tracking")
+    return of_order("/fulfillment_orders")(account, shipment.shop_order, "")
+
+
+def fulfilment(account: Account, ask: Ask, reply: Reply) -> Request | Answer:
+    """Tells of the parcel at the one location that has all its lines.
+
+    What people can still change (a hold, a date to come, another location) may be asked for again; what has been fulfilled or
+    cancelled in the shop may not.
+    """
+    shipment, told = _data(ask, Shipment), decode(reply.body, OpenOrders)
+    if reply.status != 200 or told is None:
+        answer = _turned_down(reply)
+        return answer if isinstance(answer, TryLater) else TryLater(Reason.PROVIDER, reply.retry_after_s)
+    left = [x for x in told.fulfillment_orders if x.status not in OVER]
+    ready = [x for x in left if x.status in OPEN and "create_fulfillment" in x.supported_actions]
+    for location in dict.fromkeys(x.assigned_location_id for x in ready):
+        taken = _taken([x for x in ready if x.assigned_location_id == location], shipment.lines)
+        if taken:
+            break
+    else:
+        return TryLater(Reason.CONFIGURATION) if _taken(left, shipment.lines) else Refused(Reason.GONE)
+    tracking = {"number": _number_of(shipment.tracking), "company": COMPANIES.get(shipment.carrier.lower(), shipment.carrier)}
+    if shipment.tracking_link.startswith("https://"):
+        tracking["url"] = shipment.tracking_link
+    # The customer hears of it from us, not once more from the shop.
+    body = {"fulfillment": {"line_items_by_fulfillment_order": taken, "notify_customer": False, "tracking_info": tracking}}
+    return Request("POST", _url(account, "fulfillments"), _JSON, msgspec.json.encode(body))
+
+
+def _taken(orders: list[OpenOrder], lines: tuple[Shipped, ...]) -> list[dict[str, Any]]:
+    """Which items of these fulfillment orders make up the lines; none where they do not."""
+    wanted: Counter[str] = Counter()
+    for line in lines:
+        wanted[line.line] += line.quantity
+    taken = []
+    for order in orders:
+        items = []
+        for item in order.line_items:
+            most = item.fulfillable_quantity
+            quantity = min(most, wanted[str(item.line_item_id)]) if lines else most
+            if quantity > 0:
+                wanted[str(item.line_item_id)] -= quantity
+                items.append({"id": item.id, "quantity": quantity})
+        if items:
+            taken.append({"fulfillment_order_id": order.id, "fulfillment_order_line_items": items})
+    return taken if not any(quantity > 0 for quantity in wanted.values()) else []
+
+
+def fulfilment_made(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if 200 <= reply.status < 300:
+        made = decode(reply.body, FulfillmentMade)  # a large one may be cut short
+        return Done(str(made.fulfillment.id) if made is not None else "")
+    return _turned_down(reply)
+
+
+def told_before(account: Account, ask: Ask) -> Request:
+    shop_order = _number(_data(ask, Shipment).shop_order, "$.shop_order")
+    fields = "id,status,tracking_number,tracking_numbers"
+    return Request("GET", _url(account, f"orders/{shop_order}/fulfillments", limit=str(MOST), fields=fields))
+
+
+def found_before(account: Account, ask: Ask, reply: Reply) -> Answer:
+    """One that was cancelled meanwhile was made too: whoever cancelled it does not want it back."""
+    told = decode(reply.body, KnownFulfillments)
+    if reply.status != 200 or told is None:
+        return Unknown(Reason.PROVIDER)
+    ours = _number_of(_data(ask, Shipment).tracking)
+    for known in told.fulfillments:
+        if known.status not in ("error", "failure") and ours in _numbers(known):
+            return Done(str(known.id))
+    return Unknown(Reason.NOT_FOUND) if following(reply) else TryLater(Reason.NOT_FOUND)
+
+
+_JSON = (("Content-Type", "application/json"),)
+_TAG = "mutation tag($id: ID!, $tags: [String!]!) { tagsAdd(id: $id, tags: $tags) { node { id } userErrors { field message } } }"
+
+
+def tagging(account: Account, ask: Ask) -> Request:
+    tagging = _data(ask, Tagging)
+    if not tagging.tags or not all(0 < len(tag.strip()) <= 40 and "," not in tag for tag in tagging.tags):
+        raise Unreadable("schema", "$.tags")
+    variables = {"id": f"gid://shopify/Order/{_number(tagging.shop_order, '$.shop_order')}", "tags": tagging.tags}
+    return Request("POST", _url(account, "graphql"), _JSON, msgspec.json.encode({"query": _TAG, "variables": variables}))
+
+
+class Throttle(msgspec.Struct, frozen=True, rename="camel"):
+    currently_available: float = 0.0
+    restore_rate: float = 0.0
+
+
+class Cost(msgspec.Struct, frozen=True, rename="camel"):
+    requested_query_cost: float | None = None
+    throttle_status: Throttle = Throttle()
+
+
+class Extensions(msgspec.Struct, frozen=True):
+    code: str = ""
+    cost: Cost = Cost()
+
+
+class GraphError(msgspec.Struct, frozen=True):
+    extensions: Extensions = Extensions()
+
+
+class UserError(msgspec.Struct, frozen=True):
+    field: list[str] | None = None
+
+
+class TagsAdded(msgspec.Struct, frozen=True, rename="camel"):
+    node: dict[str, Any] | None = None
+    user_errors: tuple[UserError, ...] = ()
+
+
+class Tagged(msgspec.Struct, frozen=True, rename="camel"):
+    tags_add: TagsAdded | None = None
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """An answer may hold data, errors, or both: then the errors are about parts of the data."""
+
+    data: Tagged | None = None
+    errors: tuple[GraphError, ...] = ()
+    extensions: Extensions = Extensions()
+
+
+_CODES: dict[str, Answer] = {
+    "ACCESS_DENIED": TryLater(Reason.CREDENTIALS),
+    "SHOP_INACTIVE": TryLater(Reason.CONFIGURATION),
+    "INTERNAL_SERVER_ERROR": Unknown(Reason.GATEWAY),
+    "TIMEOUT": Unknown(Reason.GATEWAY),
+}
+
+
+def tagged(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if reply.status != 200:
+        return _turned_down(reply)
+    graph = decode(reply.body, Graph)
+    if graph is None:
+        return Unknown(Reason.GATEWAY)
+    done = graph.data.tags_add if graph.data is not None else None
+    if done is not None and done.user_errors:
+        return Refused(Reason.GONE if any("id" in (error.field or ()) for error in done.user_errors) else Reason.CONTENT)
+    if done is not None and done.node is not None:
+        return Done(_data(ask, Tagging).shop_order)
+    codes = [error.extensions.code for error in graph.errors]
+    if "THROTTLED" in codes:
+        cost = graph.extensions.cost
+        lacks = (cost.requested_query_cost or 0.0) - cost.throttle_status.currently_available
+        return TryLater(Reason.RATE, max(1.0, lacks / cost.throttle_status.restore_rate) if cost.throttle_status.restore_rate > 0 else 1.0)
+    if not codes:
+        return Unknown(Reason.GATEWAY)
+    return next((_CODES[code] for code in codes if code in _CODES), TryLater(Reason.CONFIGURATION))  # another version of the API?
+
+
+def _turned_down(reply: Reply) -> Answer:
+    match reply.status:
+        case 401 | 403:
+            return TryLater(Reason.CREDENTIALS, reply.retry_after_s)
+        case 429:
+            return TryLater(Reason.RATE, reply.retry_after_s or 2.0)
+        case 400 | 406 | 413 | 415 | 422:
+            return Refused(Reason.CONTENT)
+        case status if 300 <= status < 500:
+            return TryLater(Reason.CONFIGURATION, reply.retry_after_s)  # its domain has moved, the shop is frozen, the version is gone
+        case _:
+            return Unknown(Reason.GATEWAY)
+
+
 # --- errors
 _SCOPE = re.compile(r"approval for ([a-z_]{1,64}) scope")
 _COMPLAINTS = (
@@ -791,7 +1136,7 @@ _CUSTOMER = Topic(Customer, profiled)
 _MARKETING = Topic(Marketing, agreed)
 _WAREHOUSE = "how the shop plans its own fulfillment; fulfillments tell what was packed"
 _RETURN = "announces a return; the refund tells what came back"
-_CATALOGUE = "the catalogue is not ours"
+_CATALOGUE = "orders name and price their lines themselves; no catalogue is kept here"
 _NOT_YET = "nothing is bought yet"
 
 VENDOR = Vendor(
@@ -811,7 +1156,7 @@ VENDOR = Vendor(
             "orders/risk_assessment_changed",
             "customers/update",
         ),
-        credentials={"token": "Settings > Apps > Develop apps > your app > API credentials > Admin API access token"},
+        credentials={"client_id": "Dev Dashboard > your app > Settings", "client_secret": "beside it; it also signs the app's webhooks"},
     ),
     kind="shop",
     scheme=BodyHmac("x-shopify-hmac-sha256"),
@@ -895,5 +1240,21 @@ VENDOR = Vendor(
         "customer": _one("customer", Customer, profiled),
         "customers": _many("customers", Customer, profiled),
     },
+    questions={
+        "orders_since": Question("orders", since("orders", status="any"), following),
+        "customers_since": Question("customers", since("customers"), following),
+        "order": Question("order", of_order(""), following),
+        "transactions": Question("transactions", of_order("/transactions"), following),
+        "fulfillments": Question("fulfillments", of_order("/fulfillments", limit=str(MOST)), following),
+        "refunds": Question("refunds", of_order("/refunds", limit=str(MOST)), following),
+        "fulfillment_orders": Question("fulfillment_orders", of_order("/fulfillment_orders"), following),
+    },
+    actions={
+        "shop.fulfil": Action(Ability("lookup"), locations, fulfilment_made, look=told_before, found=found_before, then=fulfilment),
+        # Shopify keeps no key, but a tag is there once however often it is added: asking again does no harm, at any time.
+        "shop.tag": Action(Ability("keyed", YEAR_S), tagging, tagged),
+    },
+    login=Login(authorised, token_wanted, token_given),
+    pace_per_s=2.0,
     complaint=complaint,
 )

@@ -57,6 +57,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     shop: str  # slug of the shop whose orders it speaks of
     authority: int = 0
     reports_payments: bool = True  # a shop's word on payments; False where the gateway itself is connected: nothing counts twice
+    reports_parcels: bool = True  # a shop's word on parcels; False where we tell it of them: what comes back is not a second parcel
     order_field: str = "order_id"  # metadata of a payment that names the shop's order
     location: str = "main"  # stock location, where the vendor has only one
 
@@ -82,6 +83,9 @@ class Action(msgspec.Struct, frozen=True):
 
     `read` gets the reply to `render`'s request; what it makes `Done(reference)` of is kept with the order: for a label
     "carrier tracking-number label-file". `look`, where the ability is "lookup", asks what became of it: `found` reads that.
+
+    Where one request does not do, that of `render` only asks and changes nothing: `then` gets its reply, and makes the request
+    that acts, whose reply `read` gets, or knows the answer already. Whatever fails before the request that acts is TryLater.
     """
 
     ability: Ability
@@ -89,6 +93,7 @@ class Action(msgspec.Struct, frozen=True):
     read: Callable[[Account, Ask, Reply], Answer]
     look: Callable[[Account, Ask], Request] | None = None
     found: Callable[[Account, Ask, Reply], Answer] | None = None
+    then: Callable[[Account, Ask, Reply], Request | Answer] | None = None
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -100,10 +105,13 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Login(msgspec.Struct, frozen=True):
-    """How requests are authorised: `headers` from credentials alone or, where `render` makes a request for a token, with the token."""
+    """How requests are authorised: `headers` from credentials alone or, where `render` makes a request for a token, with the token.
+
+    `render` makes none for an account whose credentials already hold one.
+    """
 
     headers: Callable[[Account, str], tuple[tuple[str, str], ...]]  # account, token ("" where none is fetched)
-    render: Callable[[Account], Request] | None = None  # asks for a token; credentials in it
+    render: Callable[[Account], Request | None] | None = None  # asks for a token; credentials in it
     token: Callable[[Reply], tuple[str, float]] | None = None  # token and its life, seconds; raises Unreadable
 
 

@@ -89,6 +89,7 @@ class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknow
     settle_ms: int = 15 * MINUTE  # a decline that a model alone decided waits so long before anything follows from it
     reminder_lead_ms: int = 3 * HOUR  # a delivery reminder goes out so long before the carrier's window opens
     feedback_after_ms: int = 3 * DAY
+    pay_link_ms: int = 30 * DAY  # the link in a message that a payment failed is good for so long after the order's placement
     finance_after_failures: int = 2  # failed payments before the finance team looks at it
     retire_after_ms: int = 90 * DAY  # an ended order shrinks to its remnant so long after its last fact; 0: never
     future_ms: int = 400 * DAY  # a fact dated so much later than the log received it is impossible

@@ -43,6 +43,11 @@ def test_two_accounts_of_one_vendor_stay_apart_and_both_secrets_of_a_rotation_ar
     assert [(inlet.source, [s.reveal() for s in inlet.secrets]) for inlet in found] == [("a", ["1", "2"]), ("b", ["1"])]
 
 
+def test_what_an_account_reports_reaches_its_connector() -> None:
+    settings = Settings(accounts=(Account(name="a", vendor="polled", reports_parcels=False), Account(name="b", vendor="polled")))
+    assert [account.reports_parcels for _, account in wire.accounts(settings)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("accounts", "named"),
     [

@@ -30,6 +30,7 @@ from web.ingest import Ingest, Inlet
 from web.live import Live
 from web.openapi import document
 from web.pages import Pages, page_routes
+from web.pay import Till, pay_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
 from web.tracking import Front, tracking_routes
@@ -53,6 +54,7 @@ def make_app(
     inlets: Sequence[Inlet] = (),
     bodies: Path = Path("bodies"),
     front: Front | None = None,
+    till: Till | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
@@ -89,8 +91,9 @@ def make_app(
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
     customers = tracking_routes(front, pages, reader) if front is not None else ()
+    paying = pay_routes(front, till, pages, reader, clock) if front is not None and till is not None else ()
     app = Litestar(
-        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers],
+        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers, *paying],
         on_startup=[live.start],
         on_shutdown=[live.close],
         exception_handlers={Exception: failed},

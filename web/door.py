@@ -23,11 +23,16 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN = frozenset({"/healthz", "/readyz"})  # probes have no token, and learn nothing from these
 SIGNED = "/v1/ingest/"  # vendors show no token and know us by our public name: the signature says who they are
 LINKED = ("/track/", "/t/", "/static/track.css", "/static/icon.svg", "/brand.css")  # so do customers: the link that they hold is signed
+PAYING = "/pay/"  # as well, and they send a form there
 POLICY = (  # what a page of ours may load: our own files, nothing inline and nothing from elsewhere
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = [(b"content-security-policy", POLICY), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+# A browser holds a form's redirects against the policy too, and paying goes on at the gateway's.
+PAYING_POLICY = POLICY.replace(b"form-action 'self'", b"form-action 'self' https:")
+# "no-referrer" would make browsers send `Origin: null` with our own forms
+HEADERS = [(b"content-security-policy", POLICY), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+PAYING_HEADERS = [(b"content-security-policy", PAYING_POLICY), *HEADERS[1:]]
 
 
 class Door:
@@ -47,13 +52,18 @@ class Door:
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                message["headers"] = [*message.get("headers", ()), *(PAYING_HEADERS if scope["path"].startswith(PAYING) else HEADERS)]
             await send(message)
 
         await self._app(scope, receive, dressed)
 
     def _check(self, scope: HTTPScope) -> None:
-        if scope["path"].startswith(SIGNED) or (scope["path"].startswith(LINKED) and scope["method"] in ("GET", "HEAD")):
+        path, looks = scope["path"], scope["method"] in ("GET", "HEAD")
+        if (
+            path.startswith(SIGNED)
+            or (path.startswith(LINKED) and looks)
+            or (path.startswith(PAYING) and (looks or scope["method"] == "POST"))
+        ):
             return
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")

@@ -57,6 +57,7 @@ def detail(order: Order) -> OrderDetail:
         promised=v.placed.promised if v.placed is not None else 0,
         captured=v.paid,
         refunded=v.refunded,
+        failures=v.failures,
         holds=tuple(HOLDS.get(reason, words(reason)) for reason in v.holds.values()),
         contradictions=tuple(_disagreement(key) for key in v.contradictions),
         decision=_decision(order.decision, v) if order.decision is not None else None,

@@ -91,6 +91,7 @@ class OrderDetail(Row, frozen=True, kw_only=True):
     promised: int
     captured: int
     refunded: int
+    failures: int = 0  # payments that failed
     holds: tuple[str, ...] = ()  # reasons, in words
     contradictions: tuple[str, ...] = ()  # for finance, in words
     decision: Decision | None = None
