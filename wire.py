@@ -71,6 +71,7 @@ REPLICAS, IN_SYNC = 3, 2
 GATHER_S = {"orders": 0.04, "references": 0.15, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
+LABELS = "labels"  # in the data folder: labels that carriers sold us
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
@@ -696,8 +697,10 @@ async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Sto
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     """HTTP until SIGTERM; returns the exit code."""
     from web.app import WebServer, make_app
+    from web.floor import StoreFloor
     from web.health import Health
     from web.store_reader import StoreReader
+    from web.warehouse import FolderLabels, Warehouse
 
     clock, metrics = WallClock(), Metrics()
     metrics.build_info(VERSION).set(1)
@@ -725,6 +728,11 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             inlets=inlets(settings, environment),
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
+            warehouse=Warehouse(
+                StoreFloor(store, settings.layout.id, settings.layout.partitions, order_policy(settings, environment)),
+                FolderLabels(settings.folder / LABELS),
+                order_policy(settings, environment),
+            ),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)

@@ -22,6 +22,7 @@ from metrics import Metrics
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.transport import Log
+from web.acts import Acts
 from web.api import api_routes
 from web.door import LOOPBACK, SIGNED, Door
 from web.gateway import Gateway, Limits
@@ -33,6 +34,7 @@ from web.pages import Pages, page_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
 from web.tracking import Front, tracking_routes
+from web.warehouse import Warehouse, warehouse_routes
 
 log = structlog.get_logger("web")
 VERSION = "0.1.0"
@@ -53,12 +55,13 @@ def make_app(
     inlets: Sequence[Inlet] = (),
     bodies: Path = Path("bodies"),
     front: Front | None = None,
+    warehouse: Warehouse | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
     ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
-    pages = Pages(clock, has_mailbox=mailbox is not None)
+    pages = Pages(clock, has_mailbox=mailbox is not None, has_warehouse=warehouse is not None)
     live = Live(reader)
 
     @asgi("/v1/facts", copy_scope=False)
@@ -89,8 +92,9 @@ def make_app(
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
     customers = tracking_routes(front, pages, reader) if front is not None else ()
+    clerks = warehouse_routes(warehouse, pages, Acts(sink, clock)) if warehouse is not None else ()
     app = Litestar(
-        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers],
+        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers, *clerks],
         on_startup=[live.start],
         on_shutdown=[live.close],
         exception_handlers={Exception: failed},
