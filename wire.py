@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from web.ingest import Inlet
     from web.reader import Received
     from web.tracking import Front
+    from web.warehouse import Warehouse
 
 log = structlog.get_logger("wire")
 
@@ -479,6 +480,15 @@ def front(settings: Settings, environment: Mapping[str, str]) -> Front:
     return Front(brand.name, brand.colour, brand.zone, lambda token: unsigned(token, "track", policy))
 
 
+def warehouse(settings: Settings, environment: Mapping[str, str], store: Store) -> Warehouse:
+    from web.floor import StoreFloor
+    from web.warehouse import FolderLabels, Warehouse
+
+    policy = order_policy(settings, environment)
+    floor = StoreFloor(store, settings.layout.id, settings.layout.partitions, policy)
+    return Warehouse(floor, FolderLabels(settings.folder / LABELS), policy)
+
+
 def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
     """The accounts that push, with their secrets. Raises SettingsError for one without."""
     from web.ingest import Inlet
@@ -697,10 +707,8 @@ async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Sto
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     """HTTP until SIGTERM; returns the exit code."""
     from web.app import WebServer, make_app
-    from web.floor import StoreFloor
     from web.health import Health
     from web.store_reader import StoreReader
-    from web.warehouse import FolderLabels, Warehouse
 
     clock, metrics = WallClock(), Metrics()
     metrics.build_info(VERSION).set(1)
@@ -728,11 +736,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             inlets=inlets(settings, environment),
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
-            warehouse=Warehouse(
-                StoreFloor(store, settings.layout.id, settings.layout.partitions, order_policy(settings, environment)),
-                FolderLabels(settings.folder / LABELS),
-                order_policy(settings, environment),
-            ),
+            warehouse=warehouse(settings, environment, store),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)
