@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from web.pay import Checkout, Till
     from web.reader import OrderDetail, Received
     from web.tracking import Front
+    from web.warehouse import Warehouse
 
 log = structlog.get_logger("wire")
 
@@ -75,6 +76,7 @@ REPLICAS, IN_SYNC = 3, 2
 GATHER_S = {"orders": 0.04, "references": 0.15, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
+LABELS = "labels"  # in the data folder: labels that carriers sold us
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
@@ -549,6 +551,15 @@ def checkout(vendor: Vendor, account: Account, http: Http, policy: Policy, clock
     return made
 
 
+def warehouse(settings: Settings, environment: Mapping[str, str], store: Store) -> Warehouse:
+    from web.floor import StoreFloor
+    from web.warehouse import FolderLabels, Warehouse
+
+    policy = order_policy(settings, environment)
+    floor = StoreFloor(store, settings.layout.id, settings.layout.partitions, policy)
+    return Warehouse(floor, FolderLabels(settings.folder / LABELS), policy)
+
+
 def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
     """The accounts that push, with their secrets. Raises SettingsError for one without."""
     from web.ingest import Inlet
@@ -797,6 +808,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
             till=await stack.enter_async_context(till(settings, environment, clock)),
+            warehouse=warehouse(settings, environment, store),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)

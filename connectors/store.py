@@ -345,6 +345,11 @@ class Store:
                 break
         return page[:limit]
 
+    async def first_by_tag(self, lane: LaneId, tag: str, start: int, limit: int) -> list[tuple[int, str]]:
+        """Score and key of what has this tag in a lane, least score first, from the `start`-th on."""
+        found = await self._call("ZRANGE", f"{lane.prefix}:t:{tag}", start, start + limit - 1, "WITHSCORES")
+        return [(int(score), key.decode()) for key, score in _pairs(found)]
+
     async def tag_counts(self, lanes: Sequence[LaneId]) -> dict[str, int]:
         """How many keys have each tag, over these lanes."""
         counts: dict[str, int] = {}

@@ -117,12 +117,10 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
             effects.extend(say.backordered)
         if view.short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
             effects.append("team.notice stock_risk")
+        effects.extend([f"team.notice stock_risk {line}" for line in view.pick_short])
         if view.reserved and paid and not view.shipped_at:
             effects.extend(say.in_progress)
-            if all_reserved(view):
-                for location in sorted({f.location for f in view.reserved.values()}):
-                    if location not in view.picked:
-                        effects.append(f"{PICK} {location}")
+            effects.extend([f"{PICK} {location}" for location in unpicked(view)])
     if (view.reserved or view.short) and not past:
         _stock(view, out, reserving, cancelled, verdict)
     if view.holds and not past:
@@ -260,6 +258,13 @@ def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
         effects.append("team.notice cancelled_after_pick")
 
 
+def unpicked(view: View) -> list[str]:
+    """Where there is something to pick, once everything that is wanted is reserved."""
+    if view.shipped_at or not view.paid_in_full or not all_reserved(view):
+        return []
+    return sorted({f.location for f in view.reserved.values()} - view.picked.keys())
+
+
 def all_reserved(view: View) -> bool:
     return all(x.line in view.reserved for x in view.lines if wanted(view, x) > 0)
 
@@ -277,17 +282,20 @@ def guard(effect: Effect, view: View, order: Order) -> str:
     if effect.undoes:
         undone = next((e for e in order.ledger.values() if e.id == effect.undoes), None)
         return "undoes_open" if undone is not None and undone.open and not answered(undone, view) and made(undone, view) else ""
+    if action == "payment.refund":
+        return "incomplete" if view.incomplete else "" if view.cancelled else "not_cancelled"
+    return stopped(view) or ("shipped" if view.shipped_at else "")
+
+
+def stopped(view: View) -> str:
+    """Why nobody may pick, pack or hand over an order now; "" when one may."""
     if view.incomplete:
         return "incomplete"
-    if action == "payment.refund":
-        return "" if view.cancelled else "not_cancelled"
     if view.holds:
         return "held"
     if view.verdict != APPROVE:
         return "undecided"
-    if view.cancelled or view.shipped_at:
-        return "cancelled" if view.cancelled else "shipped"
-    return ""
+    return "cancelled" if view.cancelled else ""
 
 
 def undoes(name: str, order_id: str) -> str:

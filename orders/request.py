@@ -47,6 +47,8 @@ class StockLevelReported(Request, frozen=True, tag=True):
     on_hand: int
     system: str
     version: int = 0
+    by: str = ""  # a person counted, and says why
+    reason: str = ""
 
 
 class StockShipped(Request, frozen=True, tag=True):

@@ -65,6 +65,7 @@ from orders.plan import (
 from orders.policy import Policy
 from orders.state import Order, effect_name
 from orders.view import View, conclude, derive, view
+from orders.warehouse import queued_at, stages
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Questions, Record, Result, Scores
 from streams.reading import MAX_RECORD_BYTES, park, unreadable
 
@@ -584,13 +585,18 @@ class OrdersProcessor:
         if has != had:
             lost = tuple([tag for tag in had if tag not in has])
             gained = tuple([tag for tag in has if tag not in had])
-            result.index.append((key, lost, gained, v.last_at))
+            result.index.append((key, lost, tuple([tag for tag in gained if ":" not in tag]), v.last_at))
+            if queued := tuple([tag for tag in gained if ":" in tag]):
+                result.index.append((key, (), queued, queued_at(v)))
             if not had or had[0] != has[0]:
                 self.counts.transitions[(had[0] if had else "", has[0])] += 1
 
 
 def tags(v: View, order: Order) -> tuple[str, ...]:
-    """Under what an order is found: its status first, then "held", "unknown", "incomplete", "finance" as they apply."""
+    """Under what an order is found: its status first, then "held", "unknown", "incomplete", "finance" as they apply.
+
+    Where the warehouse has to do with it: "to_pick:main" and the like (`orders.warehouse.stages`), in the order of `queued_at`.
+    """
     found = [v.status._value_]
     if v.holds:
         found.append("held")
@@ -602,6 +608,8 @@ def tags(v: View, order: Order) -> tuple[str, ...]:
         unknown = any(e.open and not answered(e, v) and e.attempts[-1] in doubtful(e, v) for e in order.ledger.values() if e.attempts)
         if unknown or "unknown" in v.messages.values():
             found.append("unknown")
+    if v.reserved or v.parcels:
+        found += [f"{stage}:{location}" for stage, location in stages(v)]
     return tuple(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from orders.fact import AnyFact, encode_fact
+from connectors.delivery import Record, routed
 from streams.clock import Clock
 from streams.transport import Log, LogDown
 from web.problem import Refusal
@@ -20,9 +20,13 @@ class Acts:
         """A new ID for what a person does."""
         return secrets.token_hex(8)
 
-    async def tell(self, *facts: AnyFact) -> None:
+    async def tell(self, *records: Record) -> None:
         """Returns when the log has them. Raises Refusal (503) while it takes none."""
+        by_topic: dict[str, list[tuple[bytes | None, bytes]]] = {}
+        for topic, key, value in map(routed, records):
+            by_topic.setdefault(topic, []).append((key.encode(), value))
         try:
-            await self._sink.append("facts", [(fact.order.encode(), encode_fact(fact)) for fact in facts])
+            for topic, rows in by_topic.items():
+                await self._sink.append(topic, rows)
         except LogDown:
             raise Refusal(503, "log_down", "The log takes no records now; nothing was done, try again", retry_after_s=2) from None

@@ -22,6 +22,7 @@ from metrics import Metrics
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.transport import Log
+from web.acts import Acts
 from web.api import api_routes
 from web.door import LOOPBACK, SIGNED, Door
 from web.gateway import Gateway, Limits
@@ -34,6 +35,7 @@ from web.pay import Till, pay_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
 from web.tracking import Front, tracking_routes
+from web.warehouse import Warehouse, warehouse_routes
 
 log = structlog.get_logger("web")
 VERSION = "0.1.0"
@@ -55,12 +57,13 @@ def make_app(
     bodies: Path = Path("bodies"),
     front: Front | None = None,
     till: Till | None = None,
+    warehouse: Warehouse | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
     ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
-    pages = Pages(clock, has_mailbox=mailbox is not None)
+    pages = Pages(clock, has_mailbox=mailbox is not None, has_warehouse=warehouse is not None)
     live = Live(reader)
 
     @asgi("/v1/facts", copy_scope=False)
@@ -90,10 +93,15 @@ def make_app(
         html = pages.error(refusal.status, refusal.message, trace_id)
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
-    customers = tracking_routes(front, pages, reader) if front is not None else ()
-    paying = pay_routes(front, till, pages, reader, clock) if front is not None and till is not None else ()
+    routes = [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox)]
+    if front is not None:
+        routes += tracking_routes(front, pages, reader)
+        if till is not None:
+            routes += pay_routes(front, till, pages, reader, clock)
+    if warehouse is not None:
+        routes += warehouse_routes(warehouse, pages, Acts(sink, clock))
     app = Litestar(
-        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers, *paying],
+        routes,
         on_startup=[live.start],
         on_shutdown=[live.close],
         exception_handlers={Exception: failed},

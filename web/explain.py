@@ -84,7 +84,7 @@ def _row(v: View, order: Order, moved_at: int) -> dict[str, Any]:
         "total": v.total,
         "service": placed.service if placed is not None else "",
         "tier": placed.tier if placed is not None else "",
-        "flags": tags(v, order)[1:],
+        "flags": tuple([tag for tag in tags(v, order)[1:] if ":" not in tag]),
     }
 
 

@@ -8,16 +8,22 @@ from typing import Any
 import msgspec
 
 from orders.fact import AnyFact
+from orders.warehouse import STAGES, TO_PICK
 from web.admission import LARGEST_INT, ORDER_ID
+from web.floor import Queue, Shelves
 from web.gateway import Accepted
 from web.problem import Problem
 from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row
+from web.warehouse import HandedOver, Packed, Picked, Standing
 
 Json = dict[str, Any]
 _TYPES = (AnyFact, Accepted, Problem, OrderDetail, Sequence[Moment], Sequence[Row], Sequence[ParkedRow], Counters)
+_CLERK = (Queue, Shelves, Standing, Picked, Packed, HandedOver)
 _WHY = {
     "400": "not JSON",
     "404": "no order with this ID",
+    "403": "your role does not allow this",
+    "409": "the order has moved on, or must not go on; `message` says why",
     "408": "the body did not arrive in time",
     "413": "too large",
     "422": "not something we can take; `field` names what is wrong",
@@ -40,8 +46,8 @@ _KEY = {
 
 
 def document(version: str) -> Json:
-    (fact, accepted, problem, order, moments, rows, parked, counters), schemas = msgspec.json.schema_components(
-        _TYPES, ref_template="#/components/schemas/{name}"
+    (fact, accepted, problem, order, moments, rows, parked, counters, *_), schemas = msgspec.json.schema_components(
+        _TYPES + _CLERK, ref_template="#/components/schemas/{name}"
     )
     for schema in schemas.values():
         properties = schema.get("properties", {})
@@ -88,6 +94,7 @@ def document(version: str) -> Json:
             "/v1/orders/{order_id}/timeline": {
                 "get": operation("getTimeline", "What happened to it and why, oldest first", "200", moments, "404 422 503", [_ORDER_ID])
             },
+            **_warehouse(operation),
             "/v1/parked": {
                 "get": operation(
                     "listParked", "Records that could not be read, newest first", "200", parked, "422 503", [_code("reason"), _LIMIT]
@@ -96,6 +103,31 @@ def document(version: str) -> Json:
             "/v1/counters": {"get": operation("getCounters", "Totals; accepted = done + parked + waiting", "200", counters, "503", [])},
         },
         "components": {"schemas": schemas},
+    }
+
+
+def _warehouse(operation: Any) -> Json:
+    """What scanners' machines read and tell."""
+    (queue, shelves, standing, picked, packed, handed_over), _ = msgspec.json.schema_components(
+        _CLERK, ref_template="#/components/schemas/{name}"
+    )
+    many = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}}
+    where = {"name": "location", "in": "query", "description": "empty: the default one", "schema": {"type": "string", "maxLength": 255}}
+    stage = {"name": "stage", "in": "query", "schema": {"type": "string", "enum": list(STAGES), "default": TO_PICK}}
+    sku = {"name": "q", "in": "query", "description": "part of a SKU", "schema": {"type": "string", "maxLength": 64}}
+    start = {"name": "start", "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": 1_000_000, "default": 0}}
+
+    def told(name: str, summary: str, body: Json) -> Json:
+        content = {"required": True, "content": {"application/json": {"schema": body}}}
+        said = operation(name, summary, "200", standing, "400 403 404 409 422 503", [_ORDER_ID], requestBody=content)
+        return {"post": said}
+
+    return {
+        "/v1/warehouse": {"get": operation("listJobs", "What is to be done, in turn", "200", queue, "403 422 503", [where, stage, many])},
+        "/v1/warehouse/{order_id}:picked": told("postPicked", "All was found but `short`; with less of it: found later", picked),
+        "/v1/warehouse/{order_id}:packed": told("postPacked", "A parcel was packed; `parcel` is the `next_parcel` of the job", packed),
+        "/v1/warehouse/{order_id}:handed_over": told("postHandedOver", "The carrier has the parcel, and does not tell itself", handed_over),
+        "/v1/stock": {"get": operation("listStock", "Stock, the emptiest first", "200", shelves, "422 503", [sku, start, many])},
     }
 
 

@@ -38,7 +38,7 @@ ORDER = (
 class Pages:
     """Renders; knows nothing of HTTP."""
 
-    def __init__(self, clock: Clock, has_mailbox: bool) -> None:
+    def __init__(self, clock: Clock, has_mailbox: bool, has_warehouse: bool = False) -> None:
         self._clock = clock
         self.assets = {path.name: (TYPES[path.suffix], path.read_bytes()) for path in (HERE / "static").iterdir()}
         self._env = Environment(
@@ -46,7 +46,9 @@ class Pages:
         )
         for name in ("words", "channel", "tone", "step", "count", "share", "percent", "money", "iso", "moment", "age", "order_url"):
             self._env.filters[name] = getattr(words, name)
-        self._env.globals.update(asset=self._asset, has_mailbox=has_mailbox, milestones=words.MILESTONES, page="")
+        self._env.globals.update(
+            asset=self._asset, has_mailbox=has_mailbox, has_warehouse=has_warehouse, milestones=words.MILESTONES, page=""
+        )
 
     def overview(self, now: Snapshot, rows: Sequence[Row], status: str) -> str:
         return self.render("overview.html", page="overview", **self._context(now, rows, status))

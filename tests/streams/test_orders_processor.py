@@ -328,7 +328,7 @@ def test_a_person_who_released_a_review_is_not_overruled_by_a_later_score() -> N
     lane.fraud = 0.8
     lane.turn(captured(1, object="pi_2"))  # scored again, worse than before
     assert lane.asked == 2
-    assert lane.tags[ORDER] == {"in_progress"}
+    assert lane.tags[ORDER] == {"in_progress", "to_pick:main"}
     assert len(lane.claimed("warehouse.pick")) == 1
 
 

@@ -13,11 +13,13 @@ from metrics import Metrics
 from orders.plan import signed, unsigned
 from orders.policy import Policy
 from streams.clock import VirtualClock
+from tests.web.fake_floor import FakeFloor, FakeLabels
 from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
 from web.tracking import Front
+from web.warehouse import Warehouse
 
 POLICY = Policy(link_key="a key of the tests, long enough")
 
@@ -36,6 +38,8 @@ class Site:
     health: Health
     clock: VirtualClock
     port: int
+    floor: FakeFloor
+    labels: FakeLabels
 
     async def post(self, body: bytes, content_type: str = "application/json", **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -55,10 +59,14 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
     health.start()
     sink: Any = log
     mailbox, front = FakeMailbox(), Front("Lumi Zone", "#0a7d5a", "Europe/Lisbon", lambda token: unsigned(token, "track", POLICY))
-    app = make_app(sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, limits=limits)
+    floor, labels = FakeFloor(log), FakeLabels()
+    app = make_app(
+        sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, limits=limits,
+        warehouse=Warehouse(floor, labels, floor.policy),
+    )  # fmt: skip
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield Site(client, log, reader, metrics, health, clock, server.port)
+        yield Site(client, log, reader, metrics, health, clock, server.port, floor, labels)
     await server.close()
     await health.close()

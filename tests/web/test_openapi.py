@@ -11,9 +11,11 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from metrics import Metrics
 from streams.clock import VirtualClock
+from tests.web.fake_floor import FakeFloor, FakeLabels, ready
 from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import make_app
 from web.health import Health
+from web.warehouse import Warehouse
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -22,7 +24,16 @@ def as_lines(ctx: Any, value: Any) -> bytes:
 
 
 _metrics = Metrics()
-_app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=_metrics, health=Health(_metrics))  # type: ignore[arg-type]
+_log = ListLog()
+_floor = FakeFloor(_log, *ready(1001), *ready(1002))
+_app = make_app(
+    sink=_log,  # type: ignore[arg-type]
+    reader=FakeReader(),
+    clock=VirtualClock(NOW),
+    metrics=_metrics,
+    health=Health(_metrics),
+    warehouse=Warehouse(_floor, FakeLabels(), _floor.policy),
+)
 
 
 async def _at_home(scope: Any, receive: Any, send: Any) -> None:

@@ -36,6 +36,7 @@ function say(link, word) {
 
 document.addEventListener("DOMContentLoaded", () => {
   localise(document);
+  for (const button of document.querySelectorAll("[data-print]")) button.addEventListener("click", () => print());
   const url = document.body.dataset.live;
   if (!url) return;
   const link = document.getElementById("link");
