@@ -11,6 +11,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from metrics import Metrics
 from streams.clock import VirtualClock
+from tests.web.fake_desk import FakeStore, FakeSwitch, parking
 from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import make_app
 from web.health import Health
@@ -21,8 +22,16 @@ def as_lines(ctx: Any, value: Any) -> bytes:
     return str(value).encode(errors="replace")
 
 
-_metrics = Metrics()
-_app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=_metrics, health=Health(_metrics))  # type: ignore[arg-type]
+_metrics, _clock, _store, _log = Metrics(), VirtualClock(NOW), FakeStore(), ListLog()
+_app = make_app(
+    sink=_log,  # type: ignore[arg-type]
+    reader=FakeReader(),
+    clock=_clock,
+    metrics=_metrics,
+    health=Health(_metrics),
+    parking=parking(_store, _log, _clock),
+    switch=FakeSwitch(_store, _clock),
+)
 
 
 async def _at_home(scope: Any, receive: Any, send: Any) -> None:
