@@ -21,6 +21,7 @@ from web.live import REMEMBERED, Live, Snapshot
 from web.overview import alarms, backlog
 from web.problem import Refusal
 from web.reader import Mailbox, OrderDetail, Reader, Row
+from web.runbook import blocks
 
 HERE = Path(__file__).parent
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -176,7 +177,7 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
     async def runbook(request: Request[Any, Any, Any], name: Annotated[str, PathParameter()]) -> str:
         if name not in pages.runbooks:
             raise Refusal(404, "not_found", "No such runbook")
-        return pages.render("runbook.html", name=name, text=pages.runbooks[name], actor=actor(request))
+        return pages.render("runbook.html", name=name, blocks=blocks(pages.runbooks[name], pages.runbooks), actor=actor(request))
 
     @get("/static/{name:str}")
     async def asset(name: Annotated[str, PathParameter()]) -> Response[bytes]:

@@ -107,7 +107,7 @@ async def test_a_channel_goes_live_by_page_and_everything_is_stopped(site: Site,
     await page.get_by_role("button", name="Stop everything").click()
     assert "wrong prices" in await page.inner_text(".stop .said")
     await page.goto("/")
-    assert "All sending is stopped: wrong prices" in await page.inner_text(".alarms")
+    await page.locator(".alarms", has_text="All sending is stopped: wrong prices").wait_for()  # with the next look at the store
     await page.goto("/sending")
     await page.get_by_role("button", name="Start again").click()
     assert (await site.client.get("/v1/modes")).json()["stop"] == ""

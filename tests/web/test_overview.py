@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streams.dispatch import Modes
 from tests.web.conftest import Site
@@ -11,6 +15,7 @@ from tests.web.fake_reader import NOW, FakeReader
 from web.live import Snapshot
 from web.overview import alarms, backlog
 from web.reader import Counters
+from web.runbook import blocks
 
 
 def everything(path: str) -> bool:
@@ -92,7 +97,14 @@ async def test_only_pages_that_are_there_are_linked_to_and_say_how_many_wait(sit
 
 
 async def test_a_runbook_is_read_here(site: Site) -> None:
-    assert "What customers notice" in (await site.client.get("/runbooks/parked-rising")).text
+    text = (await site.client.get("/runbooks/lag")).text
+    for part in (
+        "<h3>What customers notice</h3>",
+        "<li><code>run.py lag</code>: which lanes",
+        '<a href="/runbooks/parked-rising">parked-rising</a>',
+    ):
+        assert part in text, part
+    assert "..</a>" not in (await site.client.get("/runbooks/not-ready")).text
     for name in ("nothing", "..%2findex", "../index"):
         assert (await site.client.get(f"/runbooks/{name}")).status_code == 404
 
@@ -104,3 +116,11 @@ async def test_whoever_is_signed_in_is_named_and_can_leave(site: Site, monkeypat
     monkeypatch.setattr("web.pages.actor", lambda request: Actor("anna", frozenset({"viewer"}), csrf="abc"))
     text = (await site.client.get("/")).text
     assert "anna" in text and 'action="/sign-out"' in text and 'value="abc"' in text
+
+
+@given(st.text(max_size=200))
+def test_whatever_a_runbook_says_is_text(text: str) -> None:
+    for block in blocks(text, {"lag"}):
+        for line in block.lines:
+            plain = re.sub(r'</?(code|i)>|<a href="/runbooks/lag">|</a>', "", line)
+            assert "<" not in plain and ">" not in plain
