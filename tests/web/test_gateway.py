@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from orders.fact import PaymentCaptured, decode_fact
 from tests.web.conftest import Site
 from tests.web.facts import body, captured, placed
+from web.app import WebServer
 from web.gateway import Limits
 
 NDJSON = "application/x-ndjson"
@@ -274,6 +276,31 @@ class TestSlowAndFast:
                 elif heard.count(b"event: orders") > 1:
                     break
         assert heard.count(b"event: orders") > 1
+
+
+async def test_a_head_above_the_cap_is_refused_and_others_are_served(site: Site) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(b"POST /v1/facts HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 100_000)
+    status = await asyncio.wait_for(reader.readline(), 5)  # the head has no end, and is not waited for
+    assert status.split()[1:2] in ([b"431"], [b"400"], [])
+    writer.close()
+    assert (await site.post(body(captured()))).status_code == 202
+
+
+async def test_a_head_that_drips_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.app.HEADER_MS", 300)
+
+    async def nothing(scope: Any, receive: Any, send: Any) -> None:
+        """Never asked: the head is not complete."""
+
+    server = WebServer(nothing, "127.0.0.1", 0)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: local")
+    status = await asyncio.wait_for(reader.read(), 5)
+    assert status == b"" or b" 408 " in status.splitlines()[0]
+    writer.close()
+    await server.close()
 
 
 def test_callers_that_were_not_heard_of_for_long_are_forgotten() -> None:
