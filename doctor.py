@@ -39,7 +39,7 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> list[Fi
         modes = {name: getattr(settings.channels, name).mode for name in wire.CHANNELS}
         try:
             store = await stack.enter_async_context(wire.store_of(settings))
-            modes = (await wire.read_modes(store, settings)).channels
+            modes = (await wire.modes_of(settings, store).read()).channels
             found.append(Finding("store", True, f"answers, settings are right, ID {store.id[:8]}"))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             found.append(Finding("store", False, _says(error), "start it, or correct `store` in the configuration"))

@@ -148,6 +148,7 @@ class Http(Section, frozen=True):
     port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
     worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
     token: Annotated[Ref | None, Meta(description="bearer token for machines, by reference")] = None
+    rate: Annotated[float, Meta(description="requests a second of one caller to `POST /v1/facts`, twice as many at once", gt=0)] = 500.0
 
 
 class Model(Section, frozen=True):

@@ -18,7 +18,6 @@ import secrets
 import signal
 import sys
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from itertools import chain, count
@@ -30,7 +29,7 @@ import msgspec
 import structlog
 
 from connectors.base import Secret, is_loopback
-from connectors.delivery import Delivery, Unreadable, body_of, decode_delivery, encode_delivery
+from connectors.delivery import Unreadable
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from connectors.vendor import Account, Ask, Vendor, reader
@@ -39,16 +38,16 @@ from messages.way_back import WayBack
 from meter import Meter, own_stats, write_stats
 from metrics import Metrics
 from orders.effect import effect_id
-from orders.fact import Fact, FactUnparked, decode_fact, encode_fact
+from orders.fact import Fact, decode_fact
 from orders.plan import signed, unsigned
 from orders.policy import DAY, Policy
-from orders.state import NewerState
-from orders.state import decode as decode_order
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import Clock, WallClock
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import decode_parked
-from streams.processor import Inputs, Parked, Processor, Record
+from streams.modes import MODED, ModesDocument, observed, with_mode
+from streams.parking import KEYED_TOPICS, NoSuchRecord, NotParked, Parking, StillUnreadable
+from streams.processor import Parked, Processor
 from streams.sqlite_log import LogTaken
 from streams.transport import Log, LogDown, LogMismatch
 from streams.worker import Worker
@@ -67,11 +66,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("wire")
 
-KEYED_TOPICS = ("facts", "references", "stock", "customers")
 TOPICS = ("deliveries", *KEYED_TOPICS, "journal")
 PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
 CHANNELS = ("email", "sms", "push", "webhook")
-MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
 REPLICAS, IN_SYNC = 3, 2
 GATHER_S = {"orders": 0.04, "references": 0.15, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
@@ -200,23 +197,9 @@ def _loopback(address: str) -> bool:
     return is_loopback(urlsplit(address if "://" in address else f"//{address}").hostname or "")
 
 
-decode_modes = msgspec.json.Decoder(Modes).decode
-
-
-async def read_modes(store: Store, settings: Settings) -> Modes:
+def modes_of(settings: Settings, store: Store) -> ModesDocument:
     """The modes in the store; before the first change those of the configuration."""
-    version, body = await store.document()
-    if not body:
-        return Modes(channels={name: getattr(settings.channels, name).mode for name in MODED})
-    return msgspec.structs.replace(decode_modes(body), version=version)
-
-
-async def change_modes(store: Store, settings: Settings, change: Callable[[Modes], Modes]) -> Modes:
-    """Replaces the modes document by what `change` makes of it, whatever others change meanwhile."""
-    while True:
-        modes = await read_modes(store, settings)
-        if await store.put_document(modes.version, msgspec.json.encode(new := change(modes))):
-            return msgspec.structs.replace(new, version=modes.version + 1)
+    return ModesDocument(store, WallClock(), {name: getattr(settings.channels, name).mode for name in MODED})
 
 
 # --- the log
@@ -335,6 +318,9 @@ FAILURES: dict[type[Exception], str] = {  # their texts are written for people; 
     ServerFailed: "",
     LogMismatch: "",
     LogTaken: "",
+    NoSuchRecord: "`run.py parked list` shows them",
+    NotParked: "`run.py parked list` shows what is",
+    StillUnreadable: "repair it and replay with --body FILE",
     StoreDown: "start it (the embedded one comes with `run.py worker`), or correct `store` in the configuration; see `run.py doctor`",
     LogDown: "start it, or correct `log` in the configuration; `run.py doctor` looks at everything",
     OSError: "look at rights and free space of the folder that `data` names, or name another one; `run.py doctor` looks at everything",
@@ -647,7 +633,7 @@ async def worker(
                 await senders[channel].start()
             except Exception as error:  # noqa: BLE001 - the others go on; its claims wait in the schedule
                 log.error("channel cannot start", channel=channel, error=type(error).__name__)
-        dispatcher = Dispatcher(senders, clock, await read_modes(store, settings), meter)
+        dispatcher = Dispatcher(senders, clock, await modes_of(settings, store).read(), meter)
         apps: list[faust.App] = []
         w = Worker(
             processors(settings, environment, ABILITIES),
@@ -753,7 +739,7 @@ async def keep_modes(store: Store, settings: Settings, dispatcher: Dispatcher, w
     """A stop or a change of mode counts within two seconds; while the store is silent the last known modes do."""
     while True:
         try:
-            modes = await read_modes(store, settings)
+            modes = await modes_of(settings, store).read()
         except (StoreDown, StoreRefused):
             modes = dispatcher.modes
         if modes.version != dispatcher.modes.version:
@@ -777,11 +763,14 @@ async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Sto
 
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     """HTTP until SIGTERM; returns the exit code."""
+    from connectors.registry import ABILITIES
     from web.app import WebServer, make_app
+    from web.gateway import Limits
     from web.health import Health
     from web.store_reader import StoreReader
+    from web.store_switch import StoreSwitch
 
-    clock, metrics = WallClock(), Metrics()
+    clock, metrics, layout, policy = WallClock(), Metrics(), settings.layout, order_policy(settings, environment)
     metrics.build_info(VERSION).set(1)
     stopping = await heard(stop_signal)
     async with contextlib.AsyncExitStack() as stack:
@@ -798,7 +787,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         ledger = settings.folder / "received.jsonl"
         app = make_app(
             sink=log_,
-            reader=StoreReader(store, log_, settings.layout.id, settings.layout.partitions),
+            reader=StoreReader(store, log_, layout.id, layout.partitions, {f"intake-{s.name}": s.topic for s in settings.sources}),
             clock=clock,
             metrics=metrics,
             health=health,
@@ -809,6 +798,9 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             front=front(settings, environment),
             till=await stack.enter_async_context(till(settings, environment, clock)),
             warehouse=warehouse(settings, environment, store),
+            parking=parking(settings, store, log_, processors(settings, environment, ABILITIES)),
+            limits=Limits(rate=settings.http.rate),
+            switch=StoreSwitch(store, modes_of(settings, store), layout.id, layout.partitions, policy, renderer_of(settings, environment)),
         )
         with listening(settings, "port"):
             server = WebServer(app, settings.http.host, settings.http.port, token=token)
@@ -971,14 +963,6 @@ async def lag(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def _find_lane(settings: Settings, record: str) -> LaneId:
-    try:
-        _, topic, partition, _ = record.rsplit("/", 3)
-        return LaneId(names(settings)[topic], settings.layout.id, int(partition))
-    except (ValueError, KeyError):
-        raise Failed(f"{record} is not the ID of a parked record; `run.py parked list` shows them") from None
-
-
 async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[str, Any]]:
     async with store_of(settings, lock_wait_s=0.1) as store:
         found = await store.parked_list([*lanes(settings), *await source_lanes(settings)], reason, limit)
@@ -989,93 +973,39 @@ async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[
     ]
 
 
+def parking(settings: Settings, store: Store, log_: Log, made: Mapping[str, Callable[[], Processor]]) -> Parking:
+    bodies = settings.folder / BODIES
+    return Parking(store, log_, WallClock(), names=names(settings), layout=settings.layout.id, bodies=bodies, processors=made)
+
+
 async def parked_show(settings: Settings, record: str) -> tuple[Parked, bytes]:
     """The row, and what was to be read."""
     async with store_of(settings, lock_wait_s=0.1) as store:
-        row = await _parked(settings, store, record)
-        return row, _content(row, settings.folder / BODIES)
-
-
-async def _parked(settings: Settings, store: Store, record: str) -> Parked:
-    row = (await store.parked(_find_lane(settings, record), [record]))[0]
-    if row is None:
-        raise Failed(f"{record} is not parked (any more)")
-    return decode_parked(row)
-
-
-def _content(row: Parked, bodies: Path) -> bytes:
-    """What was to be read: of a delivery its body."""
-    if row.topic == "deliveries":
-        with contextlib.suppress(ValueError, msgspec.DecodeError, Unreadable):
-            return body_of(decode_delivery(row.value), bodies)
-    return row.value
-
-
-def _again(row: Parked, record: str, body: bytes | None) -> tuple[str, bytes | None, bytes]:
-    """Topic, key and value with which a parked record, or its repaired content, is put back."""
-    from connectors import canonical
-
-    if row.topic == "deliveries":
-        if body is None:
-            return row.topic, row.key, row.value
-        try:
-            delivery = msgspec.structs.replace(decode_delivery(row.value), body=body, beside="")
-        except (ValueError, msgspec.DecodeError):
-            delivery = Delivery(source="canonical", delivery=record, at=row.at, body=body)
-        return row.topic, row.key, encode_delivery(delivery)
-    value = row.value if body is None else body
-    if row.topic not in KEYED_TOPICS:  # the retailer's own topic is his to write to, not ours
-        return "deliveries", record.encode(), encode_delivery(Delivery(source="canonical", delivery=record, at=row.at, body=value))
-    if row.reason in ("null_key", "wrong_key"):
-        with contextlib.suppress(Unreadable):
-            routed = canonical.read(value)
-            if len(routed) == 1 and routed[0].topic == row.topic:
-                return row.topic, routed[0].key.encode(), value
-    return row.topic, row.key, value
-
-
-def _check_readable(settings: Settings, environment: Mapping[str, str], row: Parked, topic: str, key: bytes | None, value: bytes) -> None:
-    """Raises Failed for what would be parked again, and would have taken its mark from the order."""
-    from connectors.registry import ABILITIES
-
-    now = WallClock().now()
-    processor = processors(settings, environment, ABILITIES)[topic]()
-    inputs = Inputs(topic=topic, partition=row.partition, records=[Record(row.offset, key, value, now)])
-    try:
-        found = processor.ask({}, inputs, now).parked
-    except Exception as error:  # noqa: BLE001 - the bug that parked it is still there
-        raise Failed(f"{topic} would stumble over it again ({type(error).__name__}): repair it and replay with --body FILE") from None
-    for again in found:
-        raise Failed(f"it would be parked again, {again.reason}: {again.detail}: repair it and replay with --body FILE")
+        found = await parking(settings, store, log_of(settings), {}).find(record)
+        return found.row, found.content
 
 
 async def parked_settle(
     settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool, environment: Mapping[str, str] | None = None
 ) -> None:
     """Replay: the record, or its repaired content, goes to its topic again; either way the order learns it and the row goes."""
-    async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
-        row = await _parked(settings, store, record)
-        if replay:
-            topic, key, value = _again(row, record, body)
-            _check_readable(settings, environment or {}, row, topic, key, value)
-            await log_.append(topic, [(key, value)])
-        order = row.key.decode(errors="replace") if row.topic == "facts" and row.key else ""
-        if order:
-            from streams.orders import mark_id
+    from connectors.registry import ABILITIES
 
-            mark = mark_id(row.key or b"", row.value)
-            fact = FactUnparked(order=order, system="staff", object=mark, at=WallClock().now(), by=by, record=record)
-            await log_.append("facts", [(row.key, encode_fact(fact))])
-        await store.unpark(_find_lane(settings, record), record)
+    async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
+        if replay:
+            made = processors(settings, environment or {}, ABILITIES)
+            await parking(settings, store, log_, made).replay(record, body, by)
+        else:
+            await parking(settings, store, log_, {}).discard(record, by)
 
 
 async def set_modes(settings: Settings, channel: str | None, mode: str, stop: str, start: bool) -> Modes:
     def changed(modes: Modes) -> Modes:
-        channels = {**modes.channels, channel: mode} if channel else modes.channels
-        return msgspec.structs.replace(modes, channels=channels, stop=stop if stop or start else modes.stop)
+        new = with_mode(modes, channel, mode) if channel else modes
+        return msgspec.structs.replace(new, stop=stop if stop or start else modes.stop)
 
     async with store_of(settings, lock_wait_s=0.1) as store:
-        return await change_modes(store, settings, changed)
+        return await modes_of(settings, store).change("the command line", changed)
 
 
 async def recover(settings: Settings, environment: Mapping[str, str], open_: bool) -> dict[str, Any]:
@@ -1150,29 +1080,14 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
 
 async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     """What this channel only observed so far, by what it was, and what became of the rest. Reads every order: seconds per million."""
-    from orders.plan import CHANNELS as CHANNEL_OF
-    from orders.plan import parts
-
-    observed: Counter[str] = Counter()
-    unread = 0
     async with store_of(settings, lock_wait_s=0.1) as store:
-        for lane in lanes(settings, ["orders"]):
-            async for _, blob in store.states(lane):
-                try:
-                    closed = decode_order(blob).closed
-                except (NewerState, msgspec.DecodeError):
-                    unread += 1
-                    continue
-                for name in closed:
-                    action, milestone, _ = parts(name)
-                    if CHANNEL_OF.get(action) == channel:
-                        observed[milestone if action.startswith("notify.") else f"{action} {milestone}"] += 1
+        found = await observed(store, lanes(settings, ["orders"]), channel)
         counters = await store.counters(lanes(settings, ["customers"]))
     said = f"message.{channel}."
     told = [f"{name.removeprefix(said)} {count}" for name, count in sorted(counters.items()) if name.startswith(said)]
-    lines = [f"observed and never sent later: {what}: {count}" for what, count in sorted(observed.items())]
-    if unread:
-        lines.append(f"{unread} orders cannot be read by this version")
+    lines = [f"observed and never sent later: {what}: {count}" for what, count in found.kinds.items()]
+    if found.unread:
+        lines.append(f"{found.unread} orders cannot be read by this version")
     return [*(lines or [f"nothing has been observed on {channel} yet"]), *([f"messages so far: {', '.join(told)}"] if told else [])]
 
 

@@ -30,6 +30,8 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True):
     stop: str = ""  # why nothing is sent at all; "" means sending is allowed
     default: str = "observe"
     channels: dict[str, str] = {}  # channel -> "observe" | "sandbox" | "live" | "stopped"
+    by: str = ""  # who changed it last; "": nobody, it is the configuration's
+    at: int = 0  # ms
 
 
 class Sender(Protocol):

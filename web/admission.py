@@ -45,7 +45,7 @@ def admit(body: bytes, now: int) -> AnyFact:
     try:
         fact: AnyFact = decode_fact(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error), _order_id(raw)) from None
+        raise invalid(str(error), _order_id(raw)) from None
     order_id = _order_id(raw)
     unknown = unknown_field(raw, fact, outer=True)
     if unknown:
@@ -121,7 +121,7 @@ def _oddity(value: Any, path: str) -> tuple[str, str, str] | None:
     return None
 
 
-def _invalid(why: str, order_id: str) -> Refusal:
+def invalid(why: str, order_id: str = "") -> Refusal:
     """msgspec's words without the values in them, and the path by itself."""
     at = _AT.search(why)
     path = at.group(1) if at else ""

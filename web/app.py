@@ -15,25 +15,29 @@ from granian.server.embed import Server
 from litestar import Litestar, MediaType, Request, Response, asgi, get
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Receive, Scope, Send, WebSocketReceiveMessage
 
 from connectors.store import StoreDown, StoreRefused
 from metrics import Metrics
 from orders.state import NewerState
 from streams.clock import Clock
-from streams.transport import Log
+from streams.parking import Parking
+from streams.transport import Log, LogDown
 from web.acts import Acts
 from web.api import api_routes
 from web.door import LOOPBACK, SIGNED, Door
 from web.gateway import Gateway, Limits
 from web.health import Health
+from web.identity import actor
 from web.ingest import Ingest, Inlet
 from web.live import Live
 from web.openapi import document
 from web.pages import Pages, page_routes
+from web.parked import parked_routes
 from web.pay import Till, pay_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
+from web.sending import Switch, sending_routes
 from web.tracking import Front, tracking_routes
 from web.warehouse import Warehouse, warehouse_routes
 
@@ -58,13 +62,16 @@ def make_app(
     front: Front | None = None,
     till: Till | None = None,
     warehouse: Warehouse | None = None,
+    parking: Parking | None = None,
+    switch: Switch | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
     ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
-    pages = Pages(clock, has_mailbox=mailbox is not None, has_warehouse=warehouse is not None)
-    live = Live(reader)
+    pages = Pages(clock, has_mailbox=mailbox is not None)
+    live = Live(reader, modes=switch.modes if switch is not None else None)
+    acts = Acts(sink, clock)
 
     @asgi("/v1/facts", copy_scope=False)
     async def facts(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +97,7 @@ def make_app(
         if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
             body = encode_json(refusal.problem(trace_id))
             return Response(body, status_code=refusal.status, media_type=MediaType.JSON, headers=headers)
-        html = pages.error(refusal.status, refusal.message, trace_id)
+        html = pages.error(refusal.status, refusal.message, trace_id, actor(request))
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
     routes = [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox)]
@@ -99,7 +106,11 @@ def make_app(
         if till is not None:
             routes += pay_routes(front, till, pages, reader, clock)
     if warehouse is not None:
-        routes += warehouse_routes(warehouse, pages, Acts(sink, clock))
+        routes += warehouse_routes(warehouse, pages, acts)
+    if parking is not None:
+        routes += parked_routes(parking, acts, pages, reader)
+    if switch is not None:
+        routes += sending_routes(switch, pages, live)
     app = Litestar(
         routes,
         on_startup=[live.start],
@@ -110,18 +121,42 @@ def make_app(
         debug=False,
     )
 
+    pages.badges = lambda: {**live.now.counters.flags, "parked": live.now.counters.parked_now}
+    pages.found({route.path for route in app.routes})
+    patience_s = (limits or Limits()).read_s
+
     async def inside(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP and scope["path"].startswith(SIGNED):
             await ingest(scope, receive, send)
         else:
-            await app(scope, receive, send)
+            await app(scope, patiently(receive, patience_s), send)
 
     return Door(inside, token)
+
+
+def patiently(receive: Receive, wait_s: float) -> Receive:
+    """For the whole body of a request, however slowly it drips. Raises Refusal (408)."""
+    loop = asyncio.get_running_loop()
+    end, whole = loop.time() + wait_s, False
+
+    async def received() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+        nonlocal whole
+        try:
+            async with asyncio.timeout_at(None if whole else end):
+                message = await receive()
+        except TimeoutError:
+            raise Refusal(408, "too_slow", f"the body did not arrive within {wait_s:g} s") from None
+        whole = whole or not message.get("more_body", False)
+        return message
+
+    return received
 
 
 def _refusal(error: Exception) -> Refusal:
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, LogDown):
+        return Refusal(503, "log_down", "The log takes no records now; try again later", retry_after_s=2)
     if isinstance(error, (StoreDown, StoreRefused, ConnectionError, TimeoutError)):
         return Refusal(503, "store_down", "The store does not answer; try again later", retry_after_s=2)
     if isinstance(error, NewerState):

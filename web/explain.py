@@ -17,7 +17,8 @@ from orders.state import Key, Order, contradictory
 from orders.status import WORDS
 from orders.view import View, view, wanted
 from streams.orders import tags
-from web.reader import Decision, ItemLine, Message, Moment, OrderDetail, Parcel, Row
+from streams.processor import Parked
+from web.reader import Decision, ItemLine, Message, Moment, OrderDetail, Parcel, ParkedRow, Row
 from web.words import CHANNELS, moment, money, percent, words
 
 GOOD, WARN, BAD = "good", "warn", "bad"
@@ -45,6 +46,20 @@ CLOSED = {
 
 def row(order: Order, moved_at: int) -> Row:
     return Row(**_row(view(order), order, moved_at))
+
+
+def parked_row(record: str, processor: str, row: Parked) -> ParkedRow:
+    return ParkedRow(
+        id=record,
+        reason=row.reason,
+        detail=row.detail,
+        processor=processor,
+        topic=row.topic,
+        partition=row.partition,
+        offset=row.offset,
+        at=row.at,
+        size=len(row.value),
+    )
 
 
 def detail(order: Order) -> OrderDetail:

@@ -20,6 +20,7 @@ from orders.fact import AnyFact, encode_fact
 from streams.clock import Clock
 from streams.transport import Log, LogDown
 from web.admission import admit
+from web.identity import LOCAL, Actor
 from web.problem import Refusal, encode_json, new_trace_id
 
 log = structlog.get_logger("gateway")
@@ -38,6 +39,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lines: int = 10_000
     read_s: float = 10.0  # for the whole body, however slowly it drips
     append_s: float = 10.0
+    rate: float = 500.0  # requests a second of one caller
+    callers: int = 10_000  # remembered
     retry_after_s: int = 2
     remembered: int = 10_000  # answers by Idempotency-Key
     key_chars: int = 200
@@ -60,6 +63,38 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     def final(self) -> bool:
         """Asking again would be answered the same."""
         return self.status < 500 and self.status != 408
+
+
+class Bucket:
+    """What one source may still bring now: so many a second, twice as many at once."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate, self._left, self._at = rate, 2 * rate, now
+
+    def take(self, now: float) -> bool:
+        self._left = min(2 * self._rate, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Callers:
+    """A bucket for each caller: name and address; those not heard of for longest are forgotten."""
+
+    def __init__(self, rate: float, most: int) -> None:
+        self._rate, self._most = rate, most
+        self._known: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
+
+    def admit(self, caller: tuple[str, str], now: float) -> bool:
+        bucket = self._known.get(caller)
+        if bucket is None:
+            bucket = self._known[caller] = Bucket(self._rate, now)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        self._known.move_to_end(caller)
+        return bucket.take(now)
 
 
 class Memory:
@@ -92,6 +127,7 @@ class Gateway:
         self._sink, self._clock, self._metrics = sink, clock, metrics
         self._limits = limits or Limits()
         self._memory = Memory(self._limits.remembered)
+        self._callers = Callers(self._limits.rate, self._limits.callers)
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         trace_id = new_trace_id()
@@ -100,6 +136,8 @@ class Gateway:
         try:
             if scope["method"] != "POST":
                 raise Refusal(405, "method_not_allowed", "only POST is understood here")
+            if not self._callers.admit(_caller(scope), began):
+                raise Refusal(429, "rate_limited", "more requests than one caller may make", retry_after_s=self._limits.retry_after_s)
             headers = dict(scope["headers"])
             lines = _is_lines(headers.get(b"content-type", b""))
             body = await read_body(headers, receive, self._limits.body_bytes if lines else self._limits.fact_bytes, self._limits)
@@ -220,6 +258,11 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int, l
     if size > limit:
         raise _too_large(limit)
     return b"".join(parts)
+
+
+def _caller(scope: HTTPScope) -> tuple[str, str]:
+    who, client = scope.get("actor", LOCAL), scope.get("client")
+    return who.name if isinstance(who, Actor) else "", client[0] if client else ""
 
 
 def _is_lines(content_type: bytes) -> bool:

@@ -26,7 +26,7 @@ from metrics import Metrics
 from streams.clock import Clock
 from streams.transport import Log, LogDown
 from web.door import SIGNED
-from web.gateway import Answer, Gone, Limits, Memory, read_body, refused, respond
+from web.gateway import Answer, Bucket, Gone, Limits, Memory, read_body, refused, respond
 from web.problem import Refusal, encode_json, new_trace_id
 
 log = structlog.get_logger("ingest")
@@ -50,21 +50,6 @@ class Taken(msgspec.Struct, frozen=True):
     trace_id: str
 
 
-class _Bucket:
-    """Deliveries that one source may still bring now."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate, self._left, self._at = rate, 2 * rate, now
-
-    def take(self, now: float) -> bool:
-        self._left = min(2 * self._rate, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Ingest:
     """An ASGI application for `/v1/ingest/{source}`."""
 
@@ -76,7 +61,7 @@ class Ingest:
         self._sink, self._bodies, self._clock, self._metrics = sink, bodies, clock, metrics
         self._limits = limits or Limits()
         self._memory = Memory(self._limits.remembered)
-        self._buckets = {inlet.source: _Bucket(inlet.rate, time.monotonic()) for inlet in inlets}
+        self._buckets = {inlet.source: Bucket(inlet.rate, time.monotonic()) for inlet in inlets}
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         trace_id = new_trace_id()

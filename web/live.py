@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
 
 from connectors.store import StoreDown, StoreRefused
+from streams.dispatch import Modes
 from web.reader import Counters, OrderDetail, Reader, Row
 
 log = structlog.get_logger("live")
@@ -30,13 +31,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     """What the overview shows at one moment. `stale` says in words why it is old."""
 
     counters: Counters
+    modes: Modes | None = None  # None: nobody told us where they lie
     rates: tuple[float, ...] = ()  # facts per second, the newest last
     stale: str = ""
 
 
 class Live:
-    def __init__(self, reader: Reader, tick_s: float = TICK_S) -> None:
-        self._reader, self._tick_s = reader, tick_s
+    def __init__(self, reader: Reader, tick_s: float = TICK_S, modes: Callable[[], Awaitable[Modes]] | None = None) -> None:
+        self._reader, self._tick_s, self._modes = reader, tick_s, modes
         self.now = Snapshot(Counters())
         self.watchers = 0
         self._rates: deque[float] = deque([0.0] * REMEMBERED, maxlen=REMEMBERED)
@@ -111,6 +113,7 @@ class Live:
     async def _look(self) -> None:
         try:
             counters = await self._reader.counters()
+            modes = await self._modes() if self._modes is not None else None
         except AWAY as error:
             log.warning("store cannot be asked", error=type(error).__name__)
             self.now = msgspec.structs.replace(self.now, stale="The store does not answer. What you see is the last that was known.")
@@ -119,4 +122,4 @@ class Live:
         if self._last is not None and at > self._last[0]:
             self._rates.append(max(0, counters.facts - self._last[1]) / (at - self._last[0]))
         self._last = (at, counters.facts)
-        self.now = Snapshot(counters, tuple(self._rates))
+        self.now = Snapshot(counters, modes, tuple(self._rates))

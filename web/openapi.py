@@ -9,24 +9,31 @@ import msgspec
 
 from orders.fact import AnyFact
 from orders.warehouse import STAGES, TO_PICK
+from streams.dispatch import Modes
+from streams.modes import MODES
 from web.admission import LARGEST_INT, ORDER_ID
 from web.floor import Queue, Shelves
 from web.gateway import Accepted
+from web.parked import ParkedContent, ParkedDetail, Repair, Settled
 from web.problem import Problem
 from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row
+from web.sending import ModeWanted, StopWanted
 from web.warehouse import HandedOver, Packed, Picked, Standing
 
 Json = dict[str, Any]
 _TYPES = (AnyFact, Accepted, Problem, OrderDetail, Sequence[Moment], Sequence[Row], Sequence[ParkedRow], Counters)
+_DESK = (ParkedDetail, ParkedContent, Repair, Settled, Modes, ModeWanted, StopWanted)
 _CLERK = (Queue, Shelves, Standing, Picked, Packed, HandedOver)
 _WHY = {
     "400": "not JSON",
-    "404": "no order with this ID",
-    "403": "your role does not allow this",
-    "409": "the order has moved on, or must not go on; `message` says why",
+    "403": "the role that this needs is missing",
+    "404": "nothing with this ID",
     "408": "the body did not arrive in time",
+    "409": "somebody else was faster",
     "413": "too large",
+    "415": "not application/json",
     "422": "not something we can take; `field` names what is wrong",
+    "429": "more requests than one caller may make; ask again after `Retry-After`",
     "503": "the store or the log does not answer now; ask again after `Retry-After`",
 }
 _ORDER_ID = {
@@ -36,6 +43,15 @@ _ORDER_ID = {
     "description": "shop slug, a colon, the shop's own ID",
     "schema": {"type": "string", "minLength": 1},
 }
+_RECORD = {
+    "name": "record",
+    "in": "path",
+    "required": True,
+    "description": "ID of a parked record, its slashes written as ~",
+    "schema": {"type": "string", "pattern": "^[a-z_]+~[A-Za-z0-9._-]+~[0-9]+~-?[0-9]+$", "maxLength": 200},
+    "example": "schema~facts~3~1207",
+}
+_CHANNEL = {"name": "channel", "in": "path", "required": True, "schema": {"type": "string", "enum": list(MODES)}}
 _LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}}
 _KEY = {
     "name": "Idempotency-Key",
@@ -46,9 +62,9 @@ _KEY = {
 
 
 def document(version: str) -> Json:
-    (fact, accepted, problem, order, moments, rows, parked, counters, *_), schemas = msgspec.json.schema_components(
-        _TYPES + _CLERK, ref_template="#/components/schemas/{name}"
-    )
+    every, schemas = msgspec.json.schema_components((*_TYPES, *_DESK, *_CLERK), ref_template="#/components/schemas/{name}")
+    fact, accepted, problem, order, moments, rows, parked, counters = every[: len(_TYPES)]
+    record, content, repair, settled, modes, mode, stop = every[len(_TYPES) : len(_TYPES) + len(_DESK)]
     for schema in schemas.values():
         properties = schema.get("properties", {})
         if {"order", "system", "object", "at", "type"} <= properties.keys():  # a fact: stricter on write than when read
@@ -62,12 +78,19 @@ def document(version: str) -> Json:
             responses[code] = {"description": _WHY[code], "content": {"application/json": {"schema": problem}}}
         return {"operationId": name, "summary": summary, "parameters": parameters, **more, "responses": responses}
 
+    def change(name: str, summary: str, answer: Json, problems: str, parameters: list[Json], body: Json | None = None) -> Json:
+        """Something that operators do."""
+        more: Json = {} if body is None else {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
+        return operation(
+            name, summary, "200", answer, f"403 {problems} 503" + (" 400 408 413 415" if body is not None else ""), parameters, **more
+        )
+
     facts = operation(
         "postFacts",
         "Report facts: one as JSON, or many as NDJSON, all of them or none",
         "202",
         accepted,
-        "400 408 413 422 503",
+        "400 408 413 422 429 503",
         [_KEY],
         description="202: every fact is durably in the log. Sending one twice is harmless: its identity is (system, object, type).",
         requestBody={
@@ -99,6 +122,31 @@ def document(version: str) -> Json:
                 "get": operation(
                     "listParked", "Records that could not be read, newest first", "200", parked, "422 503", [_code("reason"), _LIMIT]
                 )
+            },
+            "/v1/parked/{record}": {
+                "get": operation("getParked", "One of them, without its bytes", "200", record, "404 422 503", [_RECORD])
+            },
+            "/v1/parked/{record}:show": {
+                "post": change("showParked", "Its bytes; that they were looked at is noted", content, "404 422", [_RECORD])
+            },
+            "/v1/parked/{record}:check": {
+                "post": change(
+                    "checkParked", "Whether it, or its repaired content, could be read now", settled, "404 422", [_RECORD], repair
+                )
+            },
+            "/v1/parked/{record}:replay": {
+                "post": change("replayParked", "Puts it back; the second time answers already", settled, "404 422", [_RECORD], repair)
+            },
+            "/v1/parked/{record}:discard": {
+                "post": change("discardParked", "Takes it off the list; needs a reason", settled, "404 422", [_RECORD], repair)
+            },
+            "/v1/modes": {"get": operation("getModes", "What is sent, observed or stopped", "200", modes, "503", [])},
+            "/v1/modes/{channel}": {
+                "put": change("putMode", "Lets a channel send, observe or stop, within seconds", modes, "404 409 422", [_CHANNEL], mode)
+            },
+            "/v1/stop": {
+                "put": change("stop", "Stops every channel within seconds; what is wanted waits", modes, "422", [], stop),
+                "delete": change("start", "Ends the stop of every channel", modes, "422", []),
             },
             "/v1/counters": {"get": operation("getCounters", "Totals; accepted = done + parked + waiting", "200", counters, "503", [])},
         },

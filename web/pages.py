@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +16,12 @@ from litestar.types import ControllerRouterHandler
 from streams.clock import Clock
 from web import words
 from web.api import Code, OrderId, find_order
+from web.identity import LOCAL, Actor, actor
 from web.live import REMEMBERED, Live, Snapshot
+from web.overview import alarms, backlog
 from web.problem import Refusal
 from web.reader import Mailbox, OrderDetail, Reader, Row
+from web.runbook import blocks
 
 HERE = Path(__file__).parent
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -33,12 +36,25 @@ ORDER = (
     "partially_delivered",
     "delivered",
 )
+NAV = (  # page, address, label, and which count of `badges` it wears
+    ("overview", "/", "Overview", ""),
+    ("orders", "/orders", "Orders", ""),
+    ("reviews", "/reviews", "Reviews", "held"),
+    ("finance", "/finance", "Finance", "finance"),
+    ("warehouse", "/warehouse", "Warehouse", ""),
+    ("stock", "/stock", "Stock", ""),
+    ("parked", "/parked", "Parked", "parked"),
+    ("sending", "/sending", "Sending", ""),
+    ("audit", "/audit", "Audit", ""),
+    ("messages", "/messages", "Messages", ""),
+)
+RUNBOOKS = HERE.parent / "docs" / "runbooks"
 
 
 class Pages:
     """Renders; knows nothing of HTTP."""
 
-    def __init__(self, clock: Clock, has_mailbox: bool, has_warehouse: bool = False) -> None:
+    def __init__(self, clock: Clock, has_mailbox: bool) -> None:
         self._clock = clock
         self.assets = {path.name: (TYPES[path.suffix], path.read_bytes()) for path in (HERE / "static").iterdir()}
         self._env = Environment(
@@ -46,12 +62,26 @@ class Pages:
         )
         for name in ("words", "channel", "tone", "step", "count", "share", "percent", "money", "iso", "moment", "age", "order_url"):
             self._env.filters[name] = getattr(words, name)
-        self._env.globals.update(
-            asset=self._asset, has_mailbox=has_mailbox, has_warehouse=has_warehouse, milestones=words.MILESTONES, page=""
-        )
+        self._has_mailbox = has_mailbox
+        self._paths: Collection[str] = ()
+        self.runbooks = {path.stem: path.read_text() for path in sorted(RUNBOOKS.glob("*.md"))}
+        self.badges: Callable[[], Mapping[str, int]] = dict
+        self._env.globals.update(asset=self._asset, nav=self._nav, milestones=words.MILESTONES, page="", actor=LOCAL)
 
-    def overview(self, now: Snapshot, rows: Sequence[Row], status: str) -> str:
-        return self.render("overview.html", page="overview", **self._context(now, rows, status))
+    def found(self, paths: Collection[str]) -> None:
+        """Which addresses there are: what is not there is not linked to."""
+        self._paths = paths if self._has_mailbox else {path for path in paths if path != "/messages"}
+
+    def has(self, path: str) -> bool:
+        return path in self._paths
+
+    def _nav(self) -> list[tuple[str, str, str, int]]:
+        """Page, address, label and how many wait there."""
+        counts = self.badges()
+        return [(page, href, label, counts.get(badge, 0)) for page, href, label, badge in NAV if self.has(href)]
+
+    def overview(self, now: Snapshot, rows: Sequence[Row], status: str, actor: Actor = LOCAL) -> str:
+        return self.render("overview.html", page="overview", actor=actor, **self._context(now, rows, status))
 
     def regions(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, str]:
         context = self._context(now, rows, status)
@@ -63,11 +93,11 @@ class Pages:
     def order_body(self, order: OrderDetail) -> str:
         return self.render("order_body.html", o=order)
 
-    def messages(self, received: Sequence[Any]) -> str:
-        return self.render("messages.html", page="messages", received=received)
+    def messages(self, received: Sequence[Any], actor: Actor = LOCAL) -> str:
+        return self.render("messages.html", page="messages", actor=actor, received=received)
 
-    def error(self, status: int, message: str, trace_id: str) -> str:
-        return self.render("error.html", status=status, message=message, trace_id=trace_id)
+    def error(self, status: int, message: str, trace_id: str, actor: Actor = LOCAL) -> str:
+        return self.render("error.html", status=status, message=message, trace_id=trace_id, actor=actor)
 
     def _context(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, Any]:
         line, area = words.spark(now.rates)
@@ -87,6 +117,10 @@ class Pages:
             "status": status,
             "stale": now.stale,
             "now": self._clock.now(),
+            "alarms": alarms(now, self._clock.now(), self.has),
+            "backlog": backlog(now.counters, self.has),
+            "modes": now.modes,
+            "told": {**{name: {} for name in (now.modes.channels if now.modes is not None else ())}, **now.counters.messages},
         }
 
     def _asset(self, name: str) -> str:
@@ -110,8 +144,8 @@ def _stack(orders: dict[str, int]) -> list[dict[str, Any]]:
 
 def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | None) -> list[ControllerRouterHandler]:
     @get("/", media_type=MediaType.HTML)
-    async def overview(status: Code = "") -> str:
-        return pages.overview(live.now, await live.orders(status), status)
+    async def overview(request: Request[Any, Any, Any], status: Code = "") -> str:
+        return pages.overview(live.now, await live.orders(status), status, actor(request))
 
     @get("/live")
     async def stream(status: Code = "") -> ServerSentEvent:
@@ -120,7 +154,8 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
 
     @get("/orders")
     async def find(request: Request[Any, Any, Any]) -> Redirect:
-        return Redirect(words.order_url(request.query_params.get("id", "").strip()))
+        wanted = request.query_params.get("id", "").strip()
+        return Redirect(words.order_url(wanted) if wanted else "/")
 
     @get("/orders/{order_id:str}", media_type=MediaType.HTML)
     async def order(order_id: OrderId) -> str:
@@ -133,10 +168,16 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
         return ServerSentEvent(_events(live.order(order_id, pages.order_body)))
 
     @get("/messages", media_type=MediaType.HTML)
-    async def messages() -> str:
+    async def messages(request: Request[Any, Any, Any]) -> str:
         if mailbox is None:
             raise Refusal(404, "not_found", "There are no stand-ins here: messages really leave")
-        return pages.messages(await mailbox.received(SHOWN_MESSAGES))
+        return pages.messages(await mailbox.received(SHOWN_MESSAGES), actor(request))
+
+    @get("/runbooks/{name:str}", media_type=MediaType.HTML)
+    async def runbook(request: Request[Any, Any, Any], name: Annotated[str, PathParameter()]) -> str:
+        if name not in pages.runbooks:
+            raise Refusal(404, "not_found", "No such runbook")
+        return pages.render("runbook.html", name=name, blocks=blocks(pages.runbooks[name], pages.runbooks), actor=actor(request))
 
     @get("/static/{name:str}")
     async def asset(name: Annotated[str, PathParameter()]) -> Response[bytes]:
@@ -145,7 +186,7 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
         media_type, content = pages.assets[name]
         return Response(content, media_type=media_type, headers={"cache-control": "public, max-age=31536000, immutable"})
 
-    return [overview, stream, find, order, order_stream, messages, asset]
+    return [overview, stream, find, order, order_stream, messages, runbook, asset]
 
 
 def _admit(live: Live) -> None:

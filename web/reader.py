@@ -103,7 +103,7 @@ class OrderDetail(Row, frozen=True, kw_only=True):
 
 
 class ParkedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that could not be read. Its bytes are shown by `run.py parked show` only: they may be anything."""
+    """A record that could not be read. Its bytes are shown to operators only: they may be anything."""
 
     id: str
     reason: str
@@ -132,6 +132,10 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     held: int = 0
     scores: int = 0
     fallback_scores: int = 0
+    behind: dict[str, int] = {}  # processor -> records of its topic that its lanes have not read yet
+    oldest: dict[str, int] = {}  # processor -> when the first of them was written, of the lane that is furthest behind
+    flags: dict[str, int] = {}  # "held", "finance", "incomplete", ... -> orders
+    scheduled: int = 0  # customers for whom something is still to be said or tried
 
 
 class Reader(Protocol):

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
 
 from connectors.store import LaneId, Standing, Store
 from orders.state import Order, decode
 from orders.status import Status
 from streams.lane import decode_parked
 from streams.partition import partition_of
-from streams.transport import Log
-from web.explain import detail, row
+from streams.transport import Log, LogDown, LogMismatch
+from web.explain import detail, parked_row, row
 from web.reader import Counters, OrderDetail, ParkedRow, Row
 
 MESSAGE_COUNT = "message."  # a lane's counter "message.<channel>.<outcome>"
-
-
+STATUSES = frozenset(status.value for status in Status)
+HEAD_S = 5.0  # how old the age of what waits may be: reading a record costs more than a counter
 TOPICS = {"intake": "deliveries", "orders": "facts", "references": "references", "stock": "stock", "customers": "customers"}
 
 
 class StoreReader:
-    """Every processor has `partitions` lanes, one per partition of its topic."""
+    """Every processor has `partitions` lanes, one per partition of its topic; `own`: lanes' name -> the retailer's topic they read."""
 
-    def __init__(self, store: Store, log: Log, layout: int, partitions: int) -> None:
-        self._store, self._log = store, log
+    def __init__(self, store: Store, log: Log, layout: int, partitions: int, own: Mapping[str, str] | None = None) -> None:
+        self._store, self._log, self._layout = store, log, layout
+        self._topics = {**TOPICS, **(own or {})}
         self._lanes = {name: [LaneId(name, layout, p) for p in range(partitions)] for name in TOPICS}
         self._orders = self._lanes["orders"]
+        self._heads: dict[str, tuple[float, int]] = {}  # processor -> when its head was looked at, and what was found
 
     async def order(self, order_id: str) -> OrderDetail | None:
         lane = self._orders[partition_of(order_id.encode(), len(self._orders))]
@@ -46,26 +50,15 @@ class StoreReader:
         return [row(found[key], score) for score, key, _ in latest if key in found]
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
+        await self._find_own()
         every = [lane for lanes in self._lanes.values() for lane in lanes]
         rows = []
         for lane, name, blob in await self._store.parked_list(every, reason, limit):
-            parked = decode_parked(blob)
-            rows.append(
-                ParkedRow(
-                    id=name,
-                    reason=parked.reason,
-                    detail=parked.detail,
-                    processor=lane.processor,
-                    topic=parked.topic,
-                    partition=parked.partition,
-                    offset=parked.offset,
-                    at=parked.at,
-                    size=len(parked.value),
-                )
-            )
+            rows.append(parked_row(name, lane.processor, decode_parked(blob)))
         return sorted(rows, key=lambda parked: (-parked.at, parked.id))
 
     async def counters(self) -> Counters:
+        await self._find_own()
         standings = {name: await self._store.standing(lanes) for name, lanes in self._lanes.items()}
         tags = await self._store.tag_counts(self._orders)
         totals: dict[str, int] = {}
@@ -77,7 +70,9 @@ class StoreReader:
             if name.startswith(MESSAGE_COUNT):
                 channel, _, outcome = name.removeprefix(MESSAGE_COUNT).partition(".")
                 messages.setdefault(channel, {})[outcome] = count
-        waiting = sum([await self._waiting(name, its) for name, its in standings.items()])
+        behind = {name: await self._behind(name, its) for name, its in standings.items()}
+        oldest = {name: await self._oldest(name, its) for name, its in behind.items()}
+        waiting = sum(count for its in behind.values() for _, count in its)
         fallback = totals.get("fallback_scores", 0)
         return Counters(
             accepted=totals.get("accepted", 0) + waiting,
@@ -93,13 +88,38 @@ class StoreReader:
             held=tags.get("held", 0),
             scores=totals.get("model_scores", 0) + fallback,
             fallback_scores=fallback,
+            behind={name: sum(count for _, count in its) for name, its in behind.items()},
+            oldest={name: at for name, at in oldest.items() if at},
+            flags={tag: count for tag, count in tags.items() if tag not in STATUSES},
+            scheduled=sum(each.due for each in standings["customers"]),
         )
 
-    async def _waiting(self, processor: str, standings: Sequence[Standing]) -> int:
-        """Records of its topic that no lane has taken in yet."""
-        bounds = await self._log.bounds(TOPICS[processor])
-        return sum(
-            max(0, bounds[each.lane.partition][1] - each.offset)
+    async def _find_own(self) -> None:
+        """The lanes of the retailer's own topics, which have as many partitions as he likes."""
+        for name in self._topics.keys() - self._lanes.keys():
+            self._lanes[name] = [LaneId(name, self._layout, p) for p in await self._log.bounds(self._topics[name])]
+
+    async def _behind(self, processor: str, standings: Sequence[Standing]) -> list[tuple[Standing, int]]:
+        """By lane the records of its topic that it has not taken in yet."""
+        bounds = await self._log.bounds(self._topics[processor])
+        return [
+            (each, max(0, bounds[each.lane.partition][1] - each.offset))
             for each in standings
             if each.offset is not None and each.lane.partition in bounds
-        )
+        ]
+
+    async def _oldest(self, processor: str, behind: Sequence[tuple[Standing, int]]) -> int:
+        """When the record was written that the lane furthest behind reads next, ms; 0: none waits, or it cannot be read."""
+        last, count = max(behind, key=lambda pair: pair[1], default=(None, 0))
+        if last is None or last.offset is None or not count:
+            self._heads.pop(processor, None)
+            return 0
+        looked, found = self._heads.get(processor, (0.0, 0))
+        now = time.monotonic()
+        if not looked or now - looked > HEAD_S:
+            found = 0
+            with contextlib.suppress(LogDown, LogMismatch):
+                head = await self._log.read(self._topics[processor], last.lane.partition, last.offset, 1)
+                found = next((int(getattr(record, "timestamp", 0)) for record in head), 0)
+            self._heads[processor] = (now, found)
+        return found

@@ -13,6 +13,7 @@ from metrics import Metrics
 from orders.plan import signed, unsigned
 from orders.policy import Policy
 from streams.clock import VirtualClock
+from tests.web.fake_desk import FakeStore, FakeSwitch, parking
 from tests.web.fake_floor import FakeFloor, FakeLabels
 from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
@@ -40,6 +41,7 @@ class Site:
     port: int
     floor: FakeFloor
     labels: FakeLabels
+    store: FakeStore
 
     async def post(self, body: bytes, content_type: str = "application/json", **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -59,14 +61,23 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
     health.start()
     sink: Any = log
     mailbox, front = FakeMailbox(), Front("Lumi Zone", "#0a7d5a", "Europe/Lisbon", lambda token: unsigned(token, "track", POLICY))
-    floor, labels = FakeFloor(log), FakeLabels()
+    floor, labels, store = FakeFloor(log), FakeLabels(), FakeStore()
     app = make_app(
-        sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, limits=limits,
+        sink=sink,
+        reader=reader,
+        clock=clock,
+        metrics=metrics,
+        health=health,
+        mailbox=mailbox,
+        front=front,
         warehouse=Warehouse(floor, labels, floor.policy),
-    )  # fmt: skip
+        parking=parking(store, log, clock),
+        switch=FakeSwitch(store, clock),
+        limits=limits,
+    )
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield Site(client, log, reader, metrics, health, clock, server.port, floor, labels)
+        yield Site(client, log, reader, metrics, health, clock, server.port, floor, labels, store)
     await server.close()
     await health.close()

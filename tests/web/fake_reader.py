@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orders.fact import Address, Person
 from streams.transport import LogDown
@@ -124,6 +124,19 @@ def detail(order_id: str = "lumi:1004") -> OrderDetail:
     )
 
 
+PARKED = ParkedRow(
+    id="malformed/facts/3/17",
+    reason="malformed",
+    detail="not JSON",
+    processor="orders",
+    topic="facts",
+    partition=3,
+    offset=17,
+    at=NOW,
+    size=12,
+)
+
+
 class FakeReader:
     """Answers from memory; `fail` makes it raise, `done` counts up when told to."""
 
@@ -139,7 +152,10 @@ class FakeReader:
                 "push": {"sent": 3120, "rejected": 31},
             },
             unknown=2, held=14, scores=10_400, fallback_scores=52,
+            behind={"intake": 0, "orders": 26, "references": 0, "stock": 2, "customers": 0}, oldest={"orders": NOW - 4_000, "stock": NOW},
+            flags={"held": 14, "finance": 3, "incomplete": 2, "unknown": 2}, scheduled=118,
         )  # fmt: skip
+        self.lying: Callable[[], Sequence[ParkedRow]] | None = None  # what is parked, where a test has it elsewhere
         self.fail: Exception | None = None
 
     async def order(self, order_id: str) -> OrderDetail | None:
@@ -152,19 +168,7 @@ class FakeReader:
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         self._maybe_fail()
-        found = [
-            ParkedRow(
-                id="malformed/facts/3/17",
-                reason="malformed",
-                detail="not JSON",
-                processor="orders",
-                topic="facts",
-                partition=3,
-                offset=17,
-                at=NOW,
-                size=12,
-            )
-        ]
+        found = self.lying() if self.lying is not None else [PARKED]
         return [p for p in found if not reason or p.reason == reason][:limit]
 
     async def counters(self) -> Counters:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from orders.fact import decode_fact, encode_fact
 from tests.web.conftest import Site, link
+from tests.web.fake_desk import PAYMENT
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pages are not looked at")
 axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: pages are not looked at")
@@ -16,6 +18,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: pages are not looked at")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 PAGES = ("/", "/?status=shipped", "/orders/lumi:1004", "/messages", "/orders/nobody", f"/track/{link('lumi:1004')}", "/track/nobody")
+DESK = ("/parked", "/parked/schema~facts~3~1207", "/sending", "/sending/sms")
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ async def test_times_are_shown_in_the_readers_own_zone(site: Site, browser: Any)
 async def test_axe_finds_nothing(site: Site, browser: Any, scheme: str) -> None:
     context = await browser.new_context(base_url=f"http://127.0.0.1:{site.port}", color_scheme=scheme, bypass_csp=True)
     page = await context.new_page()
-    for path in PAGES:
+    for path in (*PAGES, *DESK):
         await page.goto(path)
         found = await axe.Axe().run(page)
         assert found.response["violations"] == [], path
@@ -61,6 +64,50 @@ async def test_axe_finds_nothing(site: Site, browser: Any, scheme: str) -> None:
 
 async def test_pages_fit_a_phone(site: Site, browser: Any) -> None:
     page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}", viewport={"width": 360, "height": 740})
-    for path in PAGES:
+    for path in (*PAGES, *DESK):
         await page.goto(path)
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+async def test_an_operator_repairs_a_record_and_replays_it(site: Site, browser: Any) -> None:
+    site.reader.lying = site.store.listed
+    context = await browser.new_context(base_url=f"http://127.0.0.1:{site.port}", bypass_csp=True)
+    page = await context.new_page()
+    await page.goto("/")
+    await page.get_by_role("link", name="Parked 3").first.click()
+    await page.get_by_role("link", name="A field is missing or has the wrong type").click()
+    await page.get_by_role("button", name="Show the content").click()
+    await page.get_by_role("button", name="Check").click()
+    assert "would be parked again" in await page.inner_text("[role=alert]")
+    found = await axe.Axe().run(page)
+    assert found.response["violations"] == []
+    await page.get_by_label("change what is wrong").fill(encode_fact(PAYMENT).decode())
+    await page.get_by_role("button", name="Check").click()
+    assert "It can be read now" in await page.inner_text("[role=status].notice")
+    await page.get_by_label("Reason").fill("a comma")
+    await page.get_by_role("button", name="Replay").click()
+    assert "Replayed" in await page.inner_text("[role=status].notice")
+    assert await page.get_by_role("link", name="A field is missing or has the wrong type").count() == 0
+    assert [decode_fact(value) for _, _, value in site.log.records if b"PaymentCaptured" in value] == [PAYMENT]
+
+
+async def test_a_channel_goes_live_by_page_and_everything_is_stopped(site: Site, browser: Any) -> None:
+    page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}")
+    await page.goto("/sending")
+    await page.get_by_role("link", name="SMS").click()
+    await page.get_by_role("radio", name="Live").check()
+    await page.get_by_role("button", name="Change").click()
+    assert "write sms to confirm" in await page.inner_text("[role=alert]")
+    assert await page.get_by_role("radio", name="Live").is_checked(), "what was chosen stays chosen"
+    await page.get_by_label("To go live, write").fill("sms")
+    await page.get_by_role("button", name="Change").click()
+    assert "Changed" in await page.inner_text("[role=status].notice")
+    assert (await site.client.get("/v1/modes")).json()["channels"]["sms"] == "live"
+    await page.get_by_label("Reason for the stop").fill("wrong prices")
+    await page.get_by_role("button", name="Stop everything").click()
+    assert "wrong prices" in await page.inner_text(".stop .said")
+    await page.goto("/")
+    await page.locator(".alarms", has_text="All sending is stopped: wrong prices").wait_for()  # with the next look at the store
+    await page.goto("/sending")
+    await page.get_by_role("button", name="Start again").click()
+    assert (await site.client.get("/v1/modes")).json()["stop"] == ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -16,10 +18,12 @@ from orders.bounds import violation
 from orders.fact import decode_fact
 from streams.clock import VirtualClock
 from tests.web.facts import body, captured, placed
+from tests.web.fake_desk import FakeStore, FakeSwitch, parking
 from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import make_app
 from web.gateway import Limits
 from web.health import Health
+from web.openapi import document
 
 FEW = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 json_values = st.recursive(
@@ -44,6 +48,18 @@ raw_bodies = (
     )
     | st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(lambda cut: body(placed())[: cut[0]] + cut[1] + body(placed())[cut[0] :])
 )
+DESCRIBED = [(method, path) for path, known in document("0")["paths"].items() for method in known]
+PAGES = ["/", "/orders", "/parked", "/parked/{}", "/sending", "/sending/{}", "/runbooks/{}"]
+PLACE = re.compile(r"\{[a-z_]*\}")
+names = (
+    st.text(min_size=1, max_size=30) | st.sampled_from(["schema~facts~3~1207", "malformed~facts~1~12", "email", "stock", "lumi:1004"])
+).map(lambda text: quote(text, safe="", errors="surrogatepass"))
+known_bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        name: json_values | st.sampled_from(["live", "wrong prices", "{}", 0]) for name in ("body", "reason", "by", "mode", "version")
+    },
+).map(lambda value: json.dumps(value).encode())
 header_text = st.text(st.characters(min_codepoint=1, max_codepoint=255, blacklist_characters="\r\n\0"), max_size=30)
 
 
@@ -51,13 +67,15 @@ class Bench:
     """The whole application, called without a socket."""
 
     def __init__(self) -> None:
-        self.log, self.metrics = ListLog(), Metrics()
+        self.log, self.metrics, clock, store = ListLog(), Metrics(), VirtualClock(NOW), FakeStore()
         app = make_app(
             sink=self.log,  # type: ignore[arg-type]
             reader=FakeReader(),
-            clock=VirtualClock(NOW),
+            clock=clock,
             metrics=self.metrics,
             health=Health(self.metrics),
+            parking=parking(store, self.log, clock),
+            switch=FakeSwitch(store, clock),
             limits=Limits(remembered=50),
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")  # type: ignore[arg-type]
@@ -111,15 +129,40 @@ def test_any_header_is_understood_or_refused(bench: Bench, headers: dict[str, st
 
 @FEW
 @given(
-    order_id=st.text(min_size=1, max_size=30),
-    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id"]), st.text(max_size=8)),
+    path=st.sampled_from([path for method, path in DESCRIBED if method == "get"] + PAGES),
+    name=names,
+    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id", "done"]), st.text(max_size=8)),
 )
-def test_any_path_and_query_is_answered(bench: Bench, order_id: str, query: dict[str, str]) -> None:
-    from urllib.parse import quote
+def test_any_path_and_query_is_answered(bench: Bench, path: str, name: str, query: dict[str, str]) -> None:
+    fine(bench.ask("GET", PLACE.sub(name, path), params=query))
 
-    name = quote(order_id, safe="", errors="surrogatepass")
-    for path in (f"/v1/orders/{name}", f"/v1/orders/{name}/timeline", "/v1/orders", "/v1/parked", "/", "/orders"):
-        fine(bench.ask("GET", path, params=query))
+
+@FEW
+@given(
+    asked=st.sampled_from([(method, path) for method, path in DESCRIBED if method != "get"]),
+    name=names,
+    raw=raw_bodies | known_bodies,
+    media=st.sampled_from(["application/json", "application/json", "text/plain", "application/x-www-form-urlencoded"]),
+)
+def test_any_body_to_whatever_changes_something_is_answered(
+    bench: Bench, asked: tuple[str, str], name: str, raw: bytes, media: str
+) -> None:
+    method, path = asked
+    fine(bench.ask(method.upper(), PLACE.sub(name, path), content=raw, headers={"content-type": media}))
+
+
+@FEW
+@given(
+    path=st.sampled_from(["/parked/schema~facts~3~1207", "/parked/malformed~facts~1~12", "/sending", "/sending/sms", "/sending/stock"]),
+    fields=st.dictionaries(
+        st.sampled_from(["do", "body", "reason", "mode", "confirm", "version", "csrf"]),
+        st.sampled_from(["show", "check", "discard", "start", "stop", "live", "observe", "sms", "0", "9" * 30, "", "\u00b2"])
+        | st.text(max_size=20),
+    ),
+)
+def test_any_form_is_answered(bench: Bench, path: str, fields: dict[str, str]) -> None:
+    answer = bench.ask("POST", path, data=fields)
+    assert answer.status_code < 500 and "Traceback" not in answer.text, answer.text
 
 
 def test_fuzzing_made_a_bounded_number_of_series(bench: Bench) -> None:

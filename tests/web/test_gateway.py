@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from orders.fact import PaymentCaptured, decode_fact
 from tests.web.conftest import Site
 from tests.web.facts import body, captured, placed
+from web.app import WebServer
 from web.gateway import Limits
 
 NDJSON = "application/x-ndjson"
@@ -240,6 +242,75 @@ class TestSmallLimits:
         assert len(site.log.records) == 4  # remembered
         await site.post(body(captured()), idempotency_key="k0")
         assert len(site.log.records) == 5  # forgotten; the natural key makes it harmless
+
+
+class TestSlowAndFast:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(rate=3.0, read_s=0.5)  # six at once
+
+    async def test_a_caller_that_asks_too_often_is_told_when_to_come_again(self, site: Site) -> None:
+        answers = [await site.post(body(captured(object=f"pi_{n}"))) for n in range(8)]
+        assert [answer.status_code for answer in answers][:6] == [202] * 6
+        refused = answers[-1]
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited") and int(refused.headers["retry-after"]) > 0
+        assert len(site.log.records) < 8
+        assert 'outcome="rate_limited"' in site.metrics.expose().decode()
+
+    @pytest.mark.parametrize("path", ["/v1/parked/schema~facts~3~1207:replay", "/parked/schema~facts~3~1207", "/sending"])
+    async def test_a_body_that_drips_is_let_go_on_every_route(self, site: Site, path: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        kind = "application/json" if path.startswith("/v1") else "application/x-www-form-urlencoded"
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert b" 408 " in head.splitlines()[0]
+        writer.close()
+
+    async def test_a_page_that_stays_open_is_not_a_body_that_drips(self, site: Site) -> None:
+        heard = b""
+        async with site.client.stream("GET", "/live?status=") as answer, asyncio.timeout(10):
+            async for part in answer.aiter_bytes():
+                heard += part
+                if heard.count(b"event: orders") == 1:  # the next one comes with the next tick, later than a body may
+                    site.reader.rows.insert(0, site.reader.rows.pop())
+                elif heard.count(b"event: orders") > 1:
+                    break
+        assert heard.count(b"event: orders") > 1
+
+
+async def test_a_head_above_the_cap_is_refused_and_others_are_served(site: Site) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(b"POST /v1/facts HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 100_000)
+    status = await asyncio.wait_for(reader.readline(), 5)  # the head has no end, and is not waited for
+    assert status.split()[1:2] in ([b"431"], [b"400"], [])
+    writer.close()
+    assert (await site.post(body(captured()))).status_code == 202
+
+
+async def test_a_head_that_drips_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.app.HEADER_MS", 300)
+
+    async def nothing(scope: Any, receive: Any, send: Any) -> None:
+        """Never asked: the head is not complete."""
+
+    server = WebServer(nothing, "127.0.0.1", 0)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: local")
+    status = await asyncio.wait_for(reader.read(), 5)
+    assert status == b"" or b" 408 " in status.splitlines()[0]
+    writer.close()
+    await server.close()
+
+
+def test_callers_that_were_not_heard_of_for_long_are_forgotten() -> None:
+    from web.gateway import Callers
+
+    callers = Callers(rate=0.5, most=2)
+    assert callers.admit(("a", ""), 0.0) and not callers.admit(("a", ""), 0.0)
+    assert callers.admit(("b", ""), 0.0) and callers.admit(("c", ""), 0.0)
+    assert callers.admit(("a", ""), 0.0), "it was forgotten, and begins anew"
+    assert callers.admit(("a", ""), 2.0) and not callers.admit(("a", ""), 2.1)
 
 
 async def test_outcomes_are_counted(site: Site) -> None:

@@ -11,6 +11,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from metrics import Metrics
 from streams.clock import VirtualClock
+from tests.web.fake_desk import FakeStore, FakeSwitch, parking
 from tests.web.fake_floor import FakeFloor, FakeLabels, ready
 from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import make_app
@@ -23,16 +24,17 @@ def as_lines(ctx: Any, value: Any) -> bytes:
     return str(value).encode(errors="replace")
 
 
-_metrics = Metrics()
-_log = ListLog()
+_metrics, _clock, _store, _log = Metrics(), VirtualClock(NOW), FakeStore(), ListLog()
 _floor = FakeFloor(_log, *ready(1001), *ready(1002))
 _app = make_app(
     sink=_log,  # type: ignore[arg-type]
     reader=FakeReader(),
-    clock=VirtualClock(NOW),
+    clock=_clock,
     metrics=_metrics,
     health=Health(_metrics),
     warehouse=Warehouse(_floor, FakeLabels(), _floor.policy),
+    parking=parking(_store, _log, _clock),
+    switch=FakeSwitch(_store, _clock),
 )
 
 

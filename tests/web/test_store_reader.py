@@ -27,6 +27,7 @@ from web.store_reader import StoreReader
 
 PARTITIONS = 2
 ORDERS = 60
+WRITTEN = 1_790_000_000_000  # when what nobody has read yet was written
 
 
 class Rules:
@@ -45,6 +46,9 @@ class Ends(ListLog):
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
         return {p: (0, end if topic == "facts" else 0) for p, end in self.ends.items()}
+
+    async def read(self, topic: str, partition: int, start: int, limit: int) -> Sequence[Record]:
+        return [Record(start, b"lumi:1", b"{}", WRITTEN)]
 
 
 class World:
@@ -145,6 +149,9 @@ async def test_counters_add_up_and_know_what_waits_in_the_log(world: World) -> N
     assert counters.waiting == 3 * PARTITIONS
     assert counters.accepted == counters.done + counters.parked + counters.waiting == len(world.facts) + PARTITIONS + 3 * PARTITIONS
     assert counters.facts == len(world.facts)
+    assert counters.behind == {"intake": 0, "orders": 3 * PARTITIONS, "references": 0, "stock": 0, "customers": 0}
+    assert counters.oldest == {"orders": WRITTEN}
+    assert counters.flags["incomplete"] == PARTITIONS and "shipped" not in counters.flags
     assert counters.scores > 0 and counters.parked_now == PARTITIONS
 
 
