@@ -22,7 +22,9 @@ from metrics import Metrics
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.transport import Log
+from web.acts import Acts
 from web.api import api_routes
+from web.desk import Claims, Desk
 from web.door import LOOPBACK, SIGNED, Door
 from web.gateway import Gateway, Limits
 from web.health import Health
@@ -32,6 +34,7 @@ from web.openapi import document
 from web.pages import Pages, page_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
+from web.reviews import review_routes
 from web.tracking import Front, tracking_routes
 
 log = structlog.get_logger("web")
@@ -53,12 +56,13 @@ def make_app(
     inlets: Sequence[Inlet] = (),
     bodies: Path = Path("bodies"),
     front: Front | None = None,
+    claims: Claims | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
     ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
-    pages = Pages(clock, has_mailbox=mailbox is not None)
+    pages = Pages(clock, has_mailbox=mailbox is not None, has_queues=claims is not None)
     live = Live(reader)
 
     @asgi("/v1/facts", copy_scope=False)
@@ -89,10 +93,12 @@ def make_app(
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
     customers = tracking_routes(front, pages, reader) if front is not None else ()
+    desk = Desk(reader, claims, Acts(sink, clock), metrics) if claims is not None else None
+    queues = review_routes(desk, pages, live, clock) if desk is not None else ()
     app = Litestar(
-        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers],
-        on_startup=[live.start],
-        on_shutdown=[live.close],
+        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers, *queues],
+        on_startup=[live.start, *([desk.start] if desk is not None else ())],
+        on_shutdown=[live.close, *([desk.close] if desk is not None else ())],
         exception_handlers={Exception: failed},
         logging_config=None,
         openapi_config=None,

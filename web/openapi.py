@@ -9,16 +9,20 @@ import msgspec
 
 from orders.fact import AnyFact
 from web.admission import LARGEST_INT, ORDER_ID
+from web.desk import QUEUES, Decided, Held, Settlement, Verdict, Verdicts
 from web.gateway import Accepted
 from web.problem import Problem
-from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row
+from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row, Waiting
 
 Json = dict[str, Any]
 _TYPES = (AnyFact, Accepted, Problem, OrderDetail, Sequence[Moment], Sequence[Row], Sequence[ParkedRow], Counters)
+_REVIEWS = (Sequence[Waiting], Held, Decided, Sequence[Decided], Verdict, Verdicts, Settlement)
 _WHY = {
     "400": "not JSON",
+    "403": "this needs another role",
     "404": "no order with this ID",
     "408": "the body did not arrive in time",
+    "409": "somebody else has it, or nobody has to decide about it (any more)",
     "413": "too large",
     "422": "not something we can take; `field` names what is wrong",
     "503": "the store or the log does not answer now; ask again after `Retry-After`",
@@ -40,9 +44,9 @@ _KEY = {
 
 
 def document(version: str) -> Json:
-    (fact, accepted, problem, order, moments, rows, parked, counters), schemas = msgspec.json.schema_components(
-        _TYPES, ref_template="#/components/schemas/{name}"
-    )
+    described, schemas = msgspec.json.schema_components((*_TYPES, *_REVIEWS), ref_template="#/components/schemas/{name}")
+    fact, accepted, problem, order, moments, rows, parked, counters = described[: len(_TYPES)]
+    waiting, held, decided, all_decided, verdict, verdicts, settlement = described[len(_TYPES) :]
     for schema in schemas.values():
         properties = schema.get("properties", {})
         if {"order", "system", "object", "at", "type"} <= properties.keys():  # a fact: stricter on write than when read
@@ -72,6 +76,31 @@ def document(version: str) -> Json:
             },
         },
     )
+
+    def post(name: str, summary: str, answer: Json, problems: str, parameters: list[Json], body: Json | None = None) -> Json:
+        takes = {} if body is None else {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
+        return {"post": operation(name, summary, "200", answer, problems, parameters, **takes)}
+
+    one = "400 403 404 409 413 422 503"
+    queue = {"name": "queue", "in": "query", "schema": {"type": "string", "enum": list(QUEUES), "default": QUEUES[0]}}
+    reviews = {
+        "/v1/reviews": {
+            "get": operation("listReviews", "What waits for a person, the most urgent first", "200", waiting, "422 503", [queue, _LIMIT])
+        },
+        "/v1/reviews:decide": post(
+            "decideAll", "Decide about many; says of each what became of it", all_decided, "400 403 413 422 503", [], verdicts
+        ),
+        "/v1/reviews/{order_id}:claim": post(
+            "claimReview", "Claim an order, or prolong one's claim: half an hour", held, "403 404 409 503", [_ORDER_ID]
+        ),
+        "/v1/reviews/{order_id}:release": post("releaseReview", "Let a claimed order go", held, "403 404 409 503", [_ORDER_ID]),
+        "/v1/reviews/{order_id}:decide": post(
+            "decideReview", "Approve or decline a held order; no later score takes that back", decided, one, [_ORDER_ID], verdict
+        ),
+        "/v1/reviews/{order_id}:settle": post(
+            "settleProblems", "Take problems of money off finance's list", decided, "400 403 404 413 422 503", [_ORDER_ID], settlement
+        ),
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "orderflow", "version": version, "description": "Facts in, orders out. Errors have one shape: Problem."},
@@ -94,6 +123,7 @@ def document(version: str) -> Json:
                 )
             },
             "/v1/counters": {"get": operation("getCounters", "Totals; accepted = done + parked + waiting", "200", counters, "503", [])},
+            **reviews,
         },
         "components": {"schemas": schemas},
     }

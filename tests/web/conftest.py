@@ -13,7 +13,7 @@ from metrics import Metrics
 from orders.plan import signed, unsigned
 from orders.policy import Policy
 from streams.clock import VirtualClock
-from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
+from tests.web.fake_reader import NOW, FakeClaims, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
@@ -36,6 +36,7 @@ class Site:
     health: Health
     clock: VirtualClock
     port: int
+    claims: FakeClaims
 
     async def post(self, body: bytes, content_type: str = "application/json", **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -55,10 +56,13 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
     health.start()
     sink: Any = log
     mailbox, front = FakeMailbox(), Front("Lumi Zone", "#0a7d5a", "Europe/Lisbon", lambda token: unsigned(token, "track", POLICY))
-    app = make_app(sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, limits=limits)
+    claims = FakeClaims()
+    app = make_app(
+        sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, claims=claims, limits=limits
+    )
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield Site(client, log, reader, metrics, health, clock, server.port)
+        yield Site(client, log, reader, metrics, health, clock, server.port, claims)
     await server.close()
     await health.close()

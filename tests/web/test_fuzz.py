@@ -16,7 +16,7 @@ from orders.bounds import violation
 from orders.fact import decode_fact
 from streams.clock import VirtualClock
 from tests.web.facts import body, captured, placed
-from tests.web.fake_reader import NOW, FakeReader, ListLog
+from tests.web.fake_reader import NOW, FakeClaims, FakeReader, ListLog
 from web.app import make_app
 from web.gateway import Limits
 from web.health import Health
@@ -58,6 +58,7 @@ class Bench:
             clock=VirtualClock(NOW),
             metrics=self.metrics,
             health=Health(self.metrics),
+            claims=FakeClaims(),
             limits=Limits(remembered=50),
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from metrics import Metrics
 from streams.clock import VirtualClock
-from tests.web.fake_reader import NOW, FakeReader, ListLog
+from tests.web.fake_reader import NOW, FakeClaims, FakeReader, ListLog
 from web.app import make_app
 from web.health import Health
 
@@ -22,7 +22,14 @@ def as_lines(ctx: Any, value: Any) -> bytes:
 
 
 _metrics = Metrics()
-_app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=_metrics, health=Health(_metrics))  # type: ignore[arg-type]
+_app = make_app(
+    sink=ListLog(),  # type: ignore[arg-type]
+    reader=FakeReader(),
+    clock=VirtualClock(NOW),
+    metrics=_metrics,
+    health=Health(_metrics),
+    claims=FakeClaims(),
+)
 
 
 async def _at_home(scope: Any, receive: Any, send: Any) -> None:
