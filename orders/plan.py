@@ -40,6 +40,7 @@ TEAMS = {  # what a notice is about -> who is told
     "payment_problem": "finance",
     "contradiction": "finance",
     "dispute": "finance",
+    "hold": "risk",
     "review": "risk",
     "review_overdue": "risk",
     "review_expired": "risk",
@@ -134,6 +135,9 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
             effects.append("team.notice review")
         if awaits_review(view):
             _review(view, order, policy, out, now)
+        for hold in view.holds:
+            if hold in view.holds_placed:
+                effects.append(f"team.notice hold {hold}")
 
     # parcels
     if view.parcels:

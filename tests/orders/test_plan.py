@@ -259,6 +259,16 @@ def test_every_notice_has_a_team() -> None:
     assert {"contradiction", "exception", "dispute", "stock_risk"} <= notices <= TEAMS.keys()
 
 
+# --- holds
+def test_the_team_is_told_of_each_hold_that_somebody_places_until_it_is_released() -> None:
+    def told(*facts: Fact) -> set[str]:
+        return {name for name in wants(placed(), captured(), *facts) if name.startswith("team.notice")}
+
+    assert told() == set()
+    assert told(hold()) == {"team.notice hold h1"}
+    assert told(hold(), hold(object="h2"), release("h1")) == {"team.notice hold h2"}
+
+
 # --- reviews that nobody makes
 LATE, EXPIRED, CANCEL = (f"review_{step} {T0}" for step in ("late", "expired", "cancel"))
 CANCELLING = Policy(review_expiry="cancel")
