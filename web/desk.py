@@ -97,19 +97,19 @@ class Desk:
     # --- looking
     async def rows(self, queue: str, limit: int = SHOWN) -> list[Waiting]:
         """What waits, the most urgent first, and who has claimed it."""
-        return await self._claimed(await self._reader.reviews(queue, limit))
+        rows = await self._reader.reviews(queue, limit)
+        if limit == SHOWN:
+            self._looked[queue] = (time.monotonic(), rows)
+        return await self._claimed(rows)
 
     async def shared(self, queue: str) -> list[Waiting]:
         """The same for pages that stay open: at most a second old."""
         at, rows = self._looked.get(queue, (0.0, ()))
-        if time.monotonic() - at >= LOOK_S:
-            rows = await self._reader.reviews(queue, SHOWN)
-            self._looked[queue] = (time.monotonic(), rows)
-        return await self._claimed(rows)
+        return await (self._claimed(rows) if time.monotonic() - at < LOOK_S else self.rows(queue))
 
     async def _claimed(self, rows: Sequence[Waiting]) -> list[Waiting]:
         now = self._acts.clock.now()
-        shown = [its for its in rows if not self._just_decided(its.id)]
+        shown = [its for its in rows if its.queue != "review" or not self._just_decided(its.id)]
         claims = await self._claims.claims([its.id for its in shown])
         return [
             msgspec.structs.replace(its, claimed_by=by, claimed_until=now + left) if by else its
@@ -122,7 +122,7 @@ class Desk:
     async def evidence(self, order_id: str, queue: str, by: str) -> Evidence | None:
         """Looking at what one has claimed prolongs the claim."""
         found = await self._reader.evidence(order_id, queue)
-        if found is None or found.waiting is None:
+        if found is None or found.waiting is None or queue != "review":
             return found
         if self._just_decided(order_id):
             return msgspec.structs.replace(found, waiting=None)

@@ -301,6 +301,7 @@ def test_a_review_that_nobody_makes_cancels_the_order_where_the_shop_says_so() -
     for saved in (release("review"), LIFE[5]):  # a person let it go; it has left
         cancelled, effects, _ = at(LATE, CANCEL, facts=(saved,))
         assert not cancelled and not {name for name in effects if "cancelled" in name or "review_" in name}
+        assert not view(order_of(placed(), captured(), saved, verdict="review", fired=dict.fromkeys((LATE, CANCEL), T0))).cancel_too_late
 
 
 @pytest.mark.parametrize("over", [release("review"), LIFE[5], cancel()], ids=["released", "shipped", "cancelled"])

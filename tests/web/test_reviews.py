@@ -139,6 +139,7 @@ async def test_a_decision_is_a_fact_with_its_person_and_reason_and_the_order_lea
         "stolen card",
     )
     assert "lumi:1001" not in await office.ids()
+    assert "lumi:1001" in await office.ids("finance"), "about its money nothing was decided"
     assert (await office.post("kim", "/lumi:1001:decide", APPROVE)).json()["code"] == "not_waiting"
     office.clock.move_to(NOW + HIDE_MS)  # its lane has not taken the decision in: it is shown again
     assert "lumi:1001" in await office.ids()
