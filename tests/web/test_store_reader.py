@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from connectors.fake_shop import FakeShop
 from connectors.store import LaneId, Store
 from connectors.valkey import EmbeddedValkey
+from metrics import Metrics
 from model import rules, score
 from model.features import features
-from orders.fact import Fact, encode_fact
+from orders.fact import Fact, ReviewDecided, decode_fact, encode_fact
 from orders.policy import Policy
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
@@ -24,7 +25,10 @@ from streams.partition import partition_of
 from streams.processor import Chunk, Record, Scores
 from tests.orders.lives import placed
 from tests.web.fake_reader import ListLog
+from web.acts import Acts
+from web.desk import Desk, Held, Verdict
 from web.evidence import urgency
+from web.problem import Refusal
 from web.reader import OrderDetail
 from web.store_reader import StoreReader
 
@@ -161,6 +165,24 @@ async def test_a_queue_holds_every_order_with_its_flag_and_the_same_as_its_evide
         found = await world.reader.evidence(order_id, queue)
         assert found is not None and found.waiting is None
     assert await world.reader.evidence("lumi:none", queue) is None
+
+
+async def test_of_a_hundred_reviewers_who_claim_one_order_one_has_it_and_only_they_decide(world: World) -> None:
+    desk = Desk(world.reader, world.store, Acts(world.log, world.clock), Metrics())  # type: ignore[arg-type]
+    order_id = (await desk.rows("review"))[0].id
+    answers = await asyncio.gather(*(desk.claim(order_id, f"reviewer {n}") for n in range(100)), return_exceptions=True)
+    (won,) = [answer for answer in answers if isinstance(answer, Held)]
+    assert {answer.code for answer in answers if isinstance(answer, Refusal)} == {"claimed"}
+    assert (await desk.rows("review"))[0].claimed_by == won.claimed_by
+    written = len(world.log.records)
+    verdict = Verdict(decision="approve", reason="known customer")
+    with pytest.raises(Refusal, match="claimed"):
+        await desk.decide(order_id, "somebody else", verdict)
+    await desk.decide(order_id, won.claimed_by, verdict)
+    (fact,) = [decode_fact(value) for topic, _, value in world.log.records[written:] if topic == "facts"]
+    assert isinstance(fact, ReviewDecided) and (fact.order, fact.by) == (order_id, won.claimed_by)
+    assert order_id not in [row.id for row in await desk.rows("review")]
+    await world.store.unclaim(order_id, won.claimed_by)
 
 
 async def test_counters_add_up_and_know_what_waits_in_the_log(world: World) -> None:
