@@ -245,6 +245,11 @@ class Metrics:
         )
 
         # --- what waits for a person
+        self.review_age = gauge(
+            "review_age_seconds",
+            "How long the order that waits longest in a queue has waited; 0 when none does.",
+            queue=one_of("review", "finance"),
+        )
         self.parked_records = counter("parked_records_total", "Records that could not be read, by reason code.", reason=PARKED)
         self.parked_now = gauge("parked_waiting", "Parked records that nobody has dealt with yet.")()
         self.parked_orders = gauge("parked_orders", "Orders marked incomplete because a report about them is parked.")()

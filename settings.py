@@ -163,6 +163,14 @@ class Workflow(Section, frozen=True):
     settle_minutes: Annotated[float, Meta(description="a decline by the model alone waits so long before anything follows", ge=0)] = 15.0
     feedback_after_hours: Annotated[float, Meta(description="delivery to feedback request", ge=0)] = 72.0
     finance_after_failures: Annotated[int, Meta(description="failed payments before finance looks at it", ge=1)] = 2
+    review_sla_minutes: Annotated[float, Meta(description="a review that nobody has made by then is escalated", ge=1)] = 120.0
+    review_expiry: Annotated[
+        str,
+        Meta(
+            description="what follows after as long again: `hold` tells the team once more, `cancel` cancels the order",
+            pattern="^(hold|cancel)$",
+        ),
+    ] = "hold"
     location: Annotated[str, Meta(description="stock location of lines that name none")] = "main"
     lease_seconds: Annotated[float, Meta(description="a claimed call that has not begun by then is not begun any more", ge=1)] = 30.0
     grace_seconds: Annotated[

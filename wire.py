@@ -570,6 +570,8 @@ def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
         settle_ms=int(w.settle_minutes * 60_000),
         feedback_after_ms=int(w.feedback_after_hours * 3_600_000),
         finance_after_failures=w.finance_after_failures,
+        review_sla_ms=int(w.review_sla_minutes * 60_000),
+        review_expiry=w.review_expiry,
         lease_ms=int(w.lease_seconds * 1000),
         grace_ms=int(w.grace_seconds * 1000),
         default_location=w.location,
@@ -787,7 +789,15 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         ledger = settings.folder / "received.jsonl"
         app = make_app(
             sink=log_,
-            reader=StoreReader(store, log_, layout.id, layout.partitions, {f"intake-{s.name}": s.topic for s in settings.sources}),
+            reader=StoreReader(
+                store,
+                log_,
+                layout.id,
+                layout.partitions,
+                {f"intake-{s.name}": s.topic for s in settings.sources},
+                review_sla_ms=policy.review_sla_ms,
+            ),
+            claims=store,
             clock=clock,
             metrics=metrics,
             health=health,

@@ -41,6 +41,7 @@ _SETTINGS = {  # wanted, and what to do about any other
 }
 _STORE_ID = "orderflow:store"
 _DOCUMENT = "orderflow:document"
+_CLAIM = "orderflow:claim:"
 _pack = msgpack.Packer(use_bin_type=False, buf_size=1 << 20).pack
 
 
@@ -202,7 +203,7 @@ class Store:
 
         `token` and `sequence`: as held so far, if at all. Raises StoreWentBack when the store stands before `sequence`.
         """
-        answer = await self._run(_ACQUIRE, lane, token or "", os.urandom(16).hex(), sequence, DUE_HEAD)
+        answer = await self._run(_ACQUIRE, lane.prefix, token or "", os.urandom(16).hex(), sequence, DUE_HEAD)
         if answer[0] == b"back":
             raise StoreWentBack(f"lane {lane}: the store is at commit {int(answer[1])}, {sequence} was acknowledged")
         if answer[0] == b"foreign":
@@ -246,7 +247,7 @@ class Store:
         wiped = wipe_log is not None
         if (commit.first < 0) != (commit.next < 0) and not wiped:
             raise ValueError("a chunk has both a first and a next offset")
-        answer = await self._run(_COMMIT, held.lane, _packed(held, commit, sequence, commit_id, counts, trimmed, wipe_log))
+        answer = await self._run(_COMMIT, held.lane.prefix, _packed(held, commit, sequence, commit_id, counts, trimmed, wipe_log))
         if answer[0] == b"ok":
             held.sends = answer[1] == b"open"
         else:
@@ -350,6 +351,12 @@ class Store:
         found = await self._call("ZRANGE", f"{lane.prefix}:t:{tag}", start, start + limit - 1, "WITHSCORES")
         return [(int(score), key.decode()) for key, score in _pairs(found)]
 
+    async def oldest(self, lanes: Sequence[LaneId], tag: str, limit: int) -> list[tuple[int, str, LaneId]]:
+        """Score, key and lane of what has this tag, least score first."""
+        pages = await self._calls([("ZRANGE", f"{lane.prefix}:t:{tag}", 0, limit - 1, "WITHSCORES") for lane in lanes])
+        found = [(int(score), key.decode(), lane) for lane, page in zip(lanes, pages, strict=True) for key, score in _pairs(page)]
+        return sorted(found)[:limit]
+
     async def tag_counts(self, lanes: Sequence[LaneId]) -> dict[str, int]:
         """How many keys have each tag, over these lanes."""
         counts: dict[str, int] = {}
@@ -441,6 +448,23 @@ class Store:
         except _AWAY as error:
             raise StoreDown(f"the store does not answer: {type(error).__name__}") from error
 
+    # --- who works on what now, so that two people do not; it expires, and no lane looks at it
+
+    async def claim(self, name: str, by: str, ttl_ms: int) -> tuple[str, int]:
+        """Takes or prolongs a claim: who has it now, which is somebody else where it was taken, and for how many ms."""
+        holder, left = await self._run(_CLAIMED, f"{_CLAIM}{name}", by, ttl_ms)
+        return holder.decode(), int(left)
+
+    async def unclaim(self, name: str, by: str) -> tuple[str, int]:
+        """Lets go of one's own claim: who has it now, "" for nobody."""
+        return await self.claim(name, by, 0)
+
+    async def claims(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        """Who has each of these, "" for nobody, and for how many ms."""
+        keys = [f"{_CLAIM}{name}" for name in names]
+        found = await self._calls([(word, key) for key in keys for word in ("GET", "PTTL")])
+        return [((holder or b"").decode(), max(0, int(left))) for holder, left in _pairs(found)]
+
     # --- calls: each may be repeated, so each is patient
 
     async def _patiently(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
@@ -471,12 +495,12 @@ class Store:
         found: list[Any] = await self._patiently(once) if commands else []
         return found
 
-    async def _run(self, script: _Script, lane: LaneId, *arguments: str | bytes | int) -> Any:
+    async def _run(self, script: _Script, key: str, *arguments: str | bytes | int) -> Any:
         async def once() -> Any:
             try:
-                return await self._execute("EVALSHA", script.sha, 1, lane.prefix, *arguments)
+                return await self._execute("EVALSHA", script.sha, 1, key, *arguments)
             except exceptions.NoScriptError:  # the server was started anew
-                return await self._execute("EVAL", script.text, 1, lane.prefix, *arguments)
+                return await self._execute("EVAL", script.text, 1, key, *arguments)
 
         return await self._patiently(once)
 
@@ -495,7 +519,7 @@ class Store:
 
 
 class _Script:
-    """One of the two Lua scripts beside this file."""
+    """One of the Lua scripts beside this file."""
 
     def __init__(self, name: str) -> None:
         self.text = Path(__file__).with_name(f"{name}.lua").read_text()
@@ -566,3 +590,4 @@ def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
 
 _ACQUIRE = _Script("acquire")
 _COMMIT = _Script("commit")
+_CLAIMED = _Script("claim")

@@ -211,7 +211,7 @@ class HoldPlaced(Fact, frozen=True, tag=True):
 
 
 class HoldReleased(Fact, frozen=True, tag=True):
-    """Names the holds it releases, so it may arrive before them."""
+    """Names the holds it releases, or the problems that finance has settled (`orders.finance`), so it may arrive before them."""
 
     holds: tuple[str, ...]
     by: str

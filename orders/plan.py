@@ -28,7 +28,7 @@ from orders.request import (
 )
 from orders.state import Order
 from orders.status import WORDS, Status
-from orders.view import ADDRESS_HOLD, REVIEW_HOLD, TROUBLE, Parcel, View, decline_timer, wanted
+from orders.view import ADDRESS_HOLD, REVIEW_HOLD, TROUBLE, Parcel, View, awaits_review, decline_timer, review_timer, wanted
 
 RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock.ship shipped"
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
@@ -40,7 +40,10 @@ TEAMS = {  # what a notice is about -> who is told
     "payment_problem": "finance",
     "contradiction": "finance",
     "dispute": "finance",
+    "hold": "risk",
     "review": "risk",
+    "review_overdue": "risk",
+    "review_expired": "risk",
     "exception": "service",
     "cancelled_after_pick": "warehouse",
 }
@@ -128,6 +131,11 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
             effects.extend(say.address_incomplete)
         if REVIEW_HOLD in view.holds:
             effects.append("team.notice review")
+        if awaits_review(view):
+            _review(view, order, policy, out, now)
+        for hold in view.holds:
+            if hold in view.holds_placed:
+                effects.append(f"team.notice hold {hold}")
 
     # parcels
     if view.parcels:
@@ -154,6 +162,22 @@ def _rings(out: Wanted, timer: str, at: int, now: int) -> bool:
         return True
     out.timers[timer] = at
     return False
+
+
+def _review(view: View, order: Order, policy: Policy, out: Wanted, now: int) -> None:
+    """Nobody came in time: the team is told, and after as long again what the policy says. Never an approval."""
+    decision = view.decision
+    assert decision is not None
+    late, expired = review_timer("late", decision), review_timer("expired", decision)
+    at = decision.since + policy.review_sla_ms
+    if late not in order.fired and not _rings(out, late, at, now):
+        return
+    out.effects.append("team.notice review_overdue")
+    at += policy.review_sla_ms
+    if policy.review_expiry == "cancel":
+        out.timers[review_timer("cancel", decision)] = at  # once fired, the order is cancelled and awaits nothing
+    elif expired in order.fired or _rings(out, expired, at, now):
+        out.effects.append("team.notice review_expired")
 
 
 def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool, now: int) -> None:
@@ -491,7 +515,9 @@ def _milestone_at(milestone: str, instance: str, view: View, order: Order) -> in
     elif milestone == "delivered":
         at = view.delivered_at
     elif milestone == "cancelled":
-        at = view.cancel_at or view.person_verdict_at or (view.decision.since if view.decision is not None else 0)
+        at = view.cancel_at or view.person_verdict_at
+        if not at and view.decision is not None:
+            at = order.fired.get(review_timer("cancel", view.decision), view.decision.since)
     elif milestone == "refunded":
         at = next((f.at for f in view.refunds if f.object == instance), 0)
     elif milestone == "backordered":

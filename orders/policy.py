@@ -87,6 +87,8 @@ class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknow
     stock_risk_above: float = 0.60  # probability of shortage from which the inventory team is told
 
     settle_ms: int = 15 * MINUTE  # a decline that a model alone decided waits so long before anything follows from it
+    review_sla_ms: int = 2 * HOUR  # a review that nobody has made by then is escalated; after as long again `review_expiry` follows
+    review_expiry: str = "hold"  # "hold": it stays held and the team is told once more; "cancel"
     reminder_lead_ms: int = 3 * HOUR  # a delivery reminder goes out so long before the carrier's window opens
     feedback_after_ms: int = 3 * DAY
     pay_link_ms: int = 30 * DAY  # the link in a message that a payment failed is good for so long after the order's placement
@@ -118,6 +120,10 @@ class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknow
         for trigger in self.triggers:
             if trigger.milestone not in Messages.__struct_fields__:
                 raise ValueError(f"policy: no message can hang on {trigger.milestone!r}; known are {', '.join(Messages.__struct_fields__)}")
+        if self.review_expiry not in ("hold", "cancel"):
+            raise ValueError("policy: review_expiry is hold or cancel; no order is approved because nobody looked at it")
+        if self.review_sla_ms <= 0:
+            raise ValueError("policy: review_sla_ms must be positive")
         if self.lease_ms <= 0 or self.retry_ms <= 0 or self.repeat_ms <= 0:
             raise ValueError("policy: lease_ms, retry_ms and repeat_ms must be positive")
 

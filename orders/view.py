@@ -139,7 +139,7 @@ class View(msgspec.Struct, gc=False):
     holds: Mapping[str, str] = EMPTY  # in force: hold ID -> reason
     cancel_at: int = 0  # first request to cancel
     cancel_reason: str = ""
-    declined: bool = False  # by a person, or by a model and settled
+    declined: bool = False  # by a person, by a model and settled, or because nobody reviewed it in time
     cancelled: bool = False  # stands: nothing had shipped
     cancel_too_late: bool = False  # asked for, but it had shipped: the parcel won
     ended: bool = False  # nothing more is expected: delivered, returned or cancelled
@@ -462,7 +462,10 @@ def conclude(v: View, order: Order) -> None:
         declined = v.verdict == DECLINE
     elif decision is not None:
         v.verdict, v.verdict_by = decision.verdict, decision.by
-        declined = decision.verdict == DECLINE and decline_timer(decision) in order.fired
+        if decision.verdict == DECLINE:
+            declined = decline_timer(decision) in order.fired
+        elif decision.verdict == REVIEW:  # one that has shipped is not reviewed any more, whenever we learned of either
+            declined = not v.shipped_at and review_timer("cancel", decision) in order.fired
     v.declined = declined
     cancel = bool(v.cancel_at) or declined
     if not cancel and v.cancelled_lines and v.lines:
@@ -494,6 +497,16 @@ def conclude(v: View, order: Order) -> None:
 def decline_timer(decision: Decision) -> str:
     """What fires when a model's decline has stood for the settle time."""
     return f"decline {decision.since}"
+
+
+def review_timer(step: str, decision: Decision) -> str:
+    """What fires when nobody has reviewed an order in time: "late", then "expired", or "cancel" where the policy says so."""
+    return f"review_{step} {decision.since}"
+
+
+def awaits_review(v: View) -> bool:
+    """Whether a person is to decide about it, and still can: it is held for review, is not history and has not left."""
+    return REVIEW_HOLD in v.holds and not v.shipped_at and v.placed is not None and not v.placed.backfilled
 
 
 def wanted(v: View, line: Line) -> int:

@@ -20,6 +20,7 @@ from orders.bounds import violation
 from orders.decision import Score, decide, knowledge
 from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
 from orders.fact import AT_MIN, FactParked, FactUnparked, decode_fact, encode_fact
+from orders.finance import problems, suspicious
 from orders.journal import (
     Answered,
     AnyEntry,
@@ -64,7 +65,7 @@ from orders.plan import (
 )
 from orders.policy import Policy
 from orders.state import Order, effect_name
-from orders.view import View, conclude, derive, view
+from orders.view import View, awaits_review, conclude, derive, review_timer, view
 from orders.warehouse import queued_at, stages
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Questions, Record, Result, Scores
 from streams.reading import MAX_RECORD_BYTES, park, unreadable
@@ -593,7 +594,7 @@ class OrdersProcessor:
 
 
 def tags(v: View, order: Order) -> tuple[str, ...]:
-    """Under what an order is found: its status first, then "held", "unknown", "incomplete", "finance" as they apply.
+    """Under what an order is found: its status first, then what applies of held, incomplete, review, escalated, finance, unknown.
 
     Where the warehouse has to do with it: "to_pick:main" and the like (`orders.warehouse.stages`), in the order of `queued_at`.
     """
@@ -602,7 +603,12 @@ def tags(v: View, order: Order) -> tuple[str, ...]:
         found.append("held")
     if v.incomplete:
         found.append("incomplete")
-    if v.contradictions or v.currency_conflict or v.disputed or v.dispute_lost:
+    if awaits_review(v):
+        assert v.decision is not None
+        found.append("review")
+        if review_timer("late", v.decision) in order.fired:
+            found.append("escalated")
+    if suspicious(v) and problems(v, order):
         found.append("finance")
     if order.ledger or v.messages:
         unknown = any(e.open and not answered(e, v) and e.attempts[-1] in doubtful(e, v) for e in order.ledger.values() if e.attempts)

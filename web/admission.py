@@ -7,7 +7,8 @@ likely mistyped, and is told. Pure: no I/O, no clock.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -139,3 +140,16 @@ def _order_id(raw: Any) -> str:
     """The order a body speaks of, if it says so readably."""
     order = raw.get("order") if isinstance(raw, dict) else None
     return order if isinstance(order, str) and ORDER_ID.fullmatch(order) else ""
+
+
+T = TypeVar("T")
+
+
+def read_as(decode: Callable[[], T]) -> T:
+    """What `decode` makes of a request. Raises Refusal: 400 what is not JSON, 422 with the field that is missing, unknown or wrong."""
+    try:
+        return decode()
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Refusal(400, "malformed", "the body is not JSON") from None

@@ -25,6 +25,7 @@ from streams.parking import Parking
 from streams.transport import Log, LogDown
 from web.acts import Acts
 from web.api import api_routes
+from web.desk import Claims, Desk
 from web.door import LOOPBACK, SIGNED, Door
 from web.gateway import Gateway, Limits
 from web.health import Health
@@ -37,6 +38,7 @@ from web.parked import parked_routes
 from web.pay import Till, pay_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
+from web.reviews import review_routes
 from web.sending import Switch, sending_routes
 from web.tracking import Front, tracking_routes
 from web.warehouse import Warehouse, warehouse_routes
@@ -64,6 +66,7 @@ def make_app(
     warehouse: Warehouse | None = None,
     parking: Parking | None = None,
     switch: Switch | None = None,
+    claims: Claims | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
@@ -111,10 +114,13 @@ def make_app(
         routes += parked_routes(parking, acts, pages, reader)
     if switch is not None:
         routes += sending_routes(switch, pages, live)
+    desk = Desk(reader, claims, acts, metrics) if claims is not None else None
+    if desk is not None:
+        routes += review_routes(desk, pages, live, clock)
     app = Litestar(
         routes,
-        on_startup=[live.start],
-        on_shutdown=[live.close],
+        on_startup=[live.start, *([desk.start] if desk is not None else ())],
+        on_shutdown=[live.close, *([desk.close] if desk is not None else ())],
         exception_handlers={Exception: failed},
         logging_config=None,
         openapi_config=None,

@@ -1,251 +1,262 @@
-"""What a clerk in the warehouse tells: picked, packed, labelled, handed over, counted. Each is a fact like any other.
+"""The desk at which people decide: what waits, who has it, and the facts that come of a decision.
 
-Facts have natural keys ("pick:main", "P1"), so a double click tells the same thing twice and a second clerk cannot make a second
-parcel of it. What cannot be is refused in words before it is told: 409 when the order has moved on, 422 when a field is wrong.
+An order is claimed by one reviewer at a time, in the store, for half an hour; whatever its reviewer does prolongs that, and
+deciding claims it first. What people decide is a fact; the order's lane takes it in and the order leaves the queue by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol
 
-from orders.bounds import QUANTITY_MAX
-from orders.fact import AnyFact, ItemsPicked, Line, NoteAdded, ParcelPacked, ParcelScanned, Quantity, Tracking
-from orders.plan import stopped, unpicked
-from orders.request import StockLevelReported
-from orders.state import Order
-from orders.view import Parcel, View, view, wanted
-from orders.warehouse import STAFF, in_boxes, left, next_parcel, packed_as, place
-from web.acts import Acts
-from web.floor import Floor
+import msgspec
+from msgspec import Meta
+
+from metrics import Metrics
+from orders.fact import AnyFact, HoldReleased, NoteAdded, ReviewDecided
+from web.acts import STAFF, Acts
+from web.live import AWAY
 from web.problem import Refusal
+from web.reader import Evidence, Reader, Waiting
+from web.words import moment
 
-MOST = 1_000_000_000  # of one SKU in one place
-SEEN_S = 2.0  # so long an answer waits for the order to have taken in what was told
-LOOK_S = 0.04
-TRACKING = re.compile(r"[A-Z0-9-]{4,64}")
-WHY = {
-    "held": "This order is on hold: put it aside and do not go on until the hold is released",
-    "incomplete": "A report about this order could not be read: put it aside until somebody has looked at it",
-    "undecided": "This order is not approved yet: put it aside until it is",
-    "cancelled": "This order is cancelled: put its items back",
-}
+QUEUES = ("review", "finance")
+CLAIM_MS = 30 * 60_000
+MOST_AT_ONCE = 100
+SHOWN = 200  # rows on a page
+LOOK_S = 1.0  # pages that are open share one look at the store
+HIDE_MS = 5_000  # what was just decided is not shown again while its lane takes that in
+MEASURE_S = 60.0
+
+Reason = Annotated[str, Meta(min_length=1, max_length=500, pattern="^[^\\x00]*[^\\s\\x00][^\\x00]*$", description="kept with the order")]
+OrderId = Annotated[str, Meta(min_length=1, max_length=512)]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    decision: Literal["approve", "decline"]
+    reason: Reason
+    confirm: bool = False  # approve although nothing scored it, or a report about it could not be read
+    release: Annotated[tuple[str, ...], Meta(max_length=20)] = ()  # IDs of other holds that go too
+
+
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same for many orders."""
+
+    orders: Annotated[tuple[OrderId, ...], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+    decision: Literal["approve", "decline"]
+    reason: Reason
+    confirm: bool = False
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    problems: Annotated[tuple[str, ...], Meta(min_length=1, max_length=100)]  # their IDs, all of one order
+    reason: Reason
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Who works on an order now."""
+
+    order: str
+    claimed_by: str  # "" for nobody
+    claimed_until: int = 0
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one order's decision."""
+
+    order: str
+    outcome: str  # "decided", or why not: "not_found" "not_waiting" "claimed" "needs_confirm"
+    message: str = ""
+
+
+class Claims(Protocol):
+    """`connectors.store.Store`: a claim that one person has, and that ends by itself."""
+
+    async def claim(self, name: str, by: str, ttl_ms: int) -> tuple[str, int]: ...
+    async def unclaim(self, name: str, by: str) -> tuple[str, int]: ...
+    async def claims(self, names: Sequence[str]) -> list[tuple[str, int]]: ...
 
 
 class Desk:
-    def __init__(self, floor: Floor, acts: Acts) -> None:
-        self._floor, self._acts = floor, acts
+    def __init__(self, reader: Reader, claims: Claims, acts: Acts, metrics: Metrics) -> None:
+        self._reader, self._claims, self._acts, self._metrics = reader, claims, acts, metrics
+        self._looked: dict[str, tuple[float, Sequence[Waiting]]] = {}
+        self._decided: dict[str, int] = {}  # just now: order -> when
+        self._task: asyncio.Task[None] | None = None
 
-    async def find(self, order_id: str) -> tuple[Order, View]:
-        """Raises Refusal(404)."""
-        order = await self._floor.order(order_id)
-        if order is None:
-            raise Refusal(404, "not_found", "No order with this ID", order_id=order_id)
-        return order, view(order)
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._measure(), name="queues")
 
-    async def picked(self, order_id: str, location: str, short: Sequence[Quantity], by: str) -> None:
-        """All was found but `short`. Told again with less of it, the rest was found later."""
-        order, v = await self.find(order_id)
-        here = {line.line: line for line in v.lines if place(v, line) == location}
-        if not here:
-            raise Refusal(422, "invalid", "Nothing of this order lies at this location: choose another", field="location")
-        lacks = _amounts(short, here, {line: wanted(v, its) for line, its in here.items()}, "short")
-        if location in v.picked:
-            known = {line: v.pick_short[line] for line in here if v.pick_short.get(line)}
-            if lacks == known:
-                return  # a double click, or both clerks found the same
-            _may_go_on(v)
-            if ("ItemsPicked", STAFF, f"pick:{location}") not in order.facts:
-                raise Refusal(409, "already_picked", "The warehouse's own system reported this pick: correct it there")
-            if not all(lacks.get(line, 0) <= known.get(line, 0) for line in here):
-                raise Refusal(409, "already_picked", "This order was picked already: look at it again before you change that")
-        else:
-            _may_go_on(v)
-            if location not in unpicked(v):
-                raise Refusal(409, "not_pickable", "This order is not to be picked now: it was shipped, or waits for payment or stock")
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- looking
+    async def rows(self, queue: str, limit: int = SHOWN) -> list[Waiting]:
+        """What waits, the most urgent first, and who has claimed it."""
+        rows = await self._reader.reviews(queue, limit)
+        if limit == SHOWN:
+            self._looked[queue] = (time.monotonic(), rows)
+        return await self._claimed(rows)
+
+    async def shared(self, queue: str) -> list[Waiting]:
+        """The same for pages that stay open: at most a second old."""
+        at, rows = self._looked.get(queue, (0.0, ()))
+        return await (self._claimed(rows) if time.monotonic() - at < LOOK_S else self.rows(queue))
+
+    async def _claimed(self, rows: Sequence[Waiting]) -> list[Waiting]:
         now = self._acts.clock.now()
-        some = tuple(Quantity(line=line, quantity=quantity) for line, quantity in sorted(lacks.items()))
-        await self._tell(
-            f"Picked at {location}",
-            by,
-            ItemsPicked(order=order_id, system=STAFF, object=f"pick:{location}", at=now, version=now, location=location, short=some),
-        )
+        shown = [its for its in rows if its.queue != "review" or not self._just_decided(its.id)]
+        claims = await self._claims.claims([its.id for its in shown])
+        return [
+            msgspec.structs.replace(its, claimed_by=by, claimed_until=now + left) if by else its
+            for its, (by, left) in zip(shown, claims, strict=True)
+        ]
 
-    async def packed(self, order_id: str, parcel: str, location: str, lines: Sequence[Quantity] | None, by: str) -> None:
-        """`lines` None: all that is picked there and in no parcel yet."""
-        order, v = await self.find(order_id)
-        here = {line.line: line for line in v.lines if place(v, line) == location}
-        boxed = in_boxes(v)
-        rest = {name: left(v, line, boxed) for name, line in here.items()}
-        if packed_as(order, parcel):
-            self._packed_before(order, v, parcel, lines)
-            return
-        _may_go_on(v)
-        if location not in v.picked:
-            raise Refusal(409, "not_picked", "This order is not picked at this location yet: pick it first")
-        expected = next_parcel(order)
-        if parcel != expected:
-            raise Refusal(409, "not_next", f"The next parcel of this order is {expected}: look at it again", field="parcel")
-        if not any(rest.values()):
-            raise Refusal(409, "nothing_left", "All of this order that was picked here is in a parcel already")
-        inside = rest if lines is None else _amounts(lines, here, rest, "lines")
-        held = tuple(Quantity(line=line, quantity=quantity) for line, quantity in inside.items() if quantity)
-        if not held:
-            raise Refusal(422, "invalid", "A parcel holds at least one item: say how many of each line are in it", field="lines")
-        now = self._acts.clock.now()
-        told = ParcelPacked(order=order_id, system=STAFF, object=parcel, at=now, parcel=parcel, lines=held)
-        await self._tell(f"Packed {parcel}", by, told)
+    def _just_decided(self, order_id: str) -> bool:
+        return self._acts.clock.now() - self._decided.get(order_id, 0) < HIDE_MS
 
-    @staticmethod
-    def _packed_before(order: Order, v: View, parcel: str, lines: Sequence[Quantity] | None) -> None:
-        """A double click says the same; anything else would be another parcel under the same name."""
-        known = v.parcels.get(_name_now(order, parcel))
-        same = lines is None or (
-            known is not None and {q.line: q.quantity for q in known.lines} == {q.line: q.quantity for q in lines if q.quantity}
-        )
-        if not same:
-            raise Refusal(409, "already_packed", f"Parcel {parcel} was packed already with other items: look at the order again")
+    async def evidence(self, order_id: str, queue: str, by: str) -> Evidence | None:
+        """Looking at what one has claimed prolongs the claim."""
+        found = await self._reader.evidence(order_id, queue)
+        if found is None or found.waiting is None or queue != "review":
+            return found
+        if self._just_decided(order_id):
+            return msgspec.structs.replace(found, waiting=None)
+        (holder, left), now = (await self._claims.claims([order_id]))[0], self._acts.clock.now()
+        if holder == by:
+            holder, left = await self._claims.claim(order_id, by, CLAIM_MS)
+        claimed = msgspec.structs.replace(found.waiting, claimed_by=holder, claimed_until=now + left if holder else 0)
+        return msgspec.structs.replace(found, waiting=claimed)
 
-    async def handed_over(self, order_id: str, parcel: str, by: str) -> None:
-        """For a carrier that does not tell us itself."""
-        order, v = await self.find(order_id)
-        its = _parcel(order, v, parcel)
-        if its.shipped_at:
-            return
-        _may_go_on(v)
-        name = packed_as(order, its.id) or its.id
-        told = _scan(order_id, f"{name}:handed_over", its, self._acts.clock.now(), Tracking.IN_TRANSIT)
-        await self._tell(f"Handed {name} to its carrier", by, told)
+    # --- claiming
+    async def claim(self, order_id: str, by: str) -> Held:
+        """Raises Refusal: 404 no such order, 409 nobody has to decide about it, or somebody else does."""
+        await self._waits(order_id)
+        return await self._take(order_id, by)
 
-    async def labelled(self, order_id: str, parcel: str, carrier: str, tracking: str, by: str) -> None:
-        """A label was written or bought by hand. The parcel is called by its tracking number from then on, as its carrier will call it."""
-        carrier, tracking = carrier.strip(), "".join(tracking.split()).upper()
-        if not 0 < len(carrier) <= 64 or not carrier.isprintable():
-            raise Refusal(422, "invalid", "Say which carrier it is, in at most 64 characters", field="carrier")
-        if not TRACKING.fullmatch(tracking):
-            raise Refusal(422, "invalid", "A tracking number has 4 to 64 letters and digits: copy it from the label", field="tracking")
-        order, v = await self.find(order_id)
-        its = _parcel(order, v, parcel)
-        name = packed_as(order, its.id) or its.id
-        if (its.carrier, its.tracking) == (carrier, tracking):
-            return
-        if tracking in v.parcels and tracking != its.id:
-            raise Refusal(422, "invalid", "Another parcel of this order has this tracking number: copy it from the label", field="tracking")
-        if its.tracking and ("ParcelScanned", STAFF, f"{name}:label") not in order.facts:
-            raise Refusal(409, "has_label", "The carrier gave this parcel a tracking number already: use that label")
-        if not its.shipped_at:
-            _may_go_on(v)
-        now = self._acts.clock.now()
+    async def release(self, order_id: str, by: str) -> Held:
+        """Raises Refusal: 404 no such order, 409 somebody else has it."""
+        if await self._reader.evidence(order_id, "review") is None:
+            raise _unknown(order_id)
+        return self._mine(order_id, by, *await self._claims.unclaim(order_id, by))
+
+    async def _take(self, order_id: str, by: str) -> Held:
+        return self._mine(order_id, by, *await self._claims.claim(order_id, by, CLAIM_MS))
+
+    def _mine(self, order_id: str, by: str, holder: str, left: int) -> Held:
+        until = self._acts.clock.now() + left
+        if holder not in (by, ""):
+            message = f"{holder} has this order until {moment(until)}: ask them to let it go, or take another"
+            raise Refusal(409, "claimed", message, order_id=order_id)
+        return Held(order=order_id, claimed_by=holder, claimed_until=until if holder else 0)
+
+    async def _waits(self, order_id: str) -> Evidence:
+        found = await self._reader.evidence(order_id, "review")
+        if found is None:
+            raise _unknown(order_id)
+        if not found.holds or self._just_decided(order_id):
+            raise Refusal(409, "not_waiting", "This order is not held (any more): look at its timeline", order_id=order_id)
+        return found
+
+    # --- deciding
+    async def decide(self, order_id: str, by: str, verdict: Verdict) -> Decided:
+        """Raises Refusal: 404, 409 as `claim`, 422 what needs `confirm`, or a hold that it does not have."""
+        facts = await self._decision(order_id, by, verdict)
+        await self._tell(facts)
+        return Decided(order=order_id, outcome="decided")
+
+    async def decide_all(self, by: str, verdicts: Verdicts) -> list[Decided]:
+        """One fact for each that still waits and that nobody else has; what became of the others stands beside them."""
+        one = Verdict(decision=verdicts.decision, reason=verdicts.reason, confirm=verdicts.confirm)
         facts: list[AnyFact] = []
-        called = its.id
-        if packed_as(order, its.id):
-            called = tracking
-            inside = tuple(Quantity(line=q.line, quantity=q.quantity) for q in its.lines)  # as it travels, not as a state keeps it
-            facts.append(
-                ParcelPacked(order=order_id, system=STAFF, object=name, at=its.packed_at, version=now, parcel=called, lines=inside)
-            )
-        renamed = Parcel(called, carrier=carrier, tracking=tracking)
-        facts.append(_scan(order_id, f"{name}:label", renamed, its.packed_at or now, Tracking.LABEL_CREATED, now))
-        over = order.facts.get(("ParcelScanned", STAFF, f"{name}:handed_over"))
-        if over is not None:  # it left before its number was typed
-            facts.append(_scan(order_id, f"{name}:handed_over", renamed, over[0].at, Tracking.IN_TRANSIT, now))
-        await self._tell(f"Wrote the label of {name}", by, *facts)
+        results: list[Decided] = []
+        for order_id in dict.fromkeys(verdicts.orders):
+            try:
+                facts += await self._decision(order_id, by, one)
+                results.append(Decided(order=order_id, outcome="decided"))
+            except Refusal as refusal:
+                if refusal.status >= 500:
+                    raise
+                results.append(Decided(order=order_id, outcome=refusal.code, message=refusal.message))
+        await self._tell(facts)
+        return results
 
-    async def counted(self, sku: str, location: str, on_hand: int, by: str, reason: str) -> None:
-        """So many lie there. A count outranks the levels told before it, whatever their version."""
-        for field, text in (("sku", sku), ("location", location)):
-            if not 0 < len(text) <= 255 or not text.isprintable():
-                raise Refusal(422, "invalid", f"The {field} has 1 to 255 characters", field=field)
-        if not 0 <= on_hand <= MOST:
-            raise Refusal(422, "invalid", f"On hand is a number from 0 to {MOST}", field="on_hand")
-        known = await self._floor.stock(sku, location)
-        level = known.level if known is not None else None
-        now = self._acts.clock.now()
+    async def _decision(self, order_id: str, by: str, verdict: Verdict) -> list[AnyFact]:
+        found = await self._waits(order_id)
+        approve = verdict.decision == "approve"
+        if approve and not verdict.confirm and (warning := why_confirm(found)):
+            raise Refusal(422, "needs_confirm", f"{warning}: confirm that it is approved all the same", field="confirm", order_id=order_id)
+        if not {hold.id for hold in found.holds}.issuperset(verdict.release):
+            raise Refusal(422, "invalid", "the order has no hold of that ID", field="release", order_id=order_id)
+        await self._take(order_id, by)
+        at, said = self._acts.clock.now(), {"order": order_id, "system": STAFF, "by": by, "reason": verdict.reason}
+        facts: list[AnyFact] = [ReviewDecided(**said, object=self._acts.object(), at=at, approve=approve)]  # type: ignore[arg-type]
+        if verdict.release:
+            facts.append(HoldReleased(**said, object=self._acts.object(), at=at, holds=verdict.release))  # type: ignore[arg-type]
+        return facts
+
+    async def _tell(self, facts: Sequence[AnyFact]) -> None:
+        if facts:
+            await self._acts.tell(*facts)
+            now = self._acts.clock.now()
+            self._decided = {order: at for order, at in self._decided.items() if now - at < HIDE_MS} | {fact.order: now for fact in facts}
+
+    # --- finance
+    async def settle(self, order_id: str, by: str, settlement: Settlement) -> Decided:
+        """Raises Refusal: 404 no such order, 422 a problem that it does not have."""
+        found = await self._reader.evidence(order_id, "finance")
+        if found is None:
+            raise _unknown(order_id)
+        if not {trouble.id for trouble in found.troubles}.issuperset(settlement.problems):
+            raise Refusal(422, "invalid", "the order has no problem of that ID (any more)", field="problems", order_id=order_id)
+        at = self._acts.clock.now()
         await self._acts.tell(
-            StockLevelReported(
-                sku=sku,
-                location=location,
-                on_hand=on_hand,
+            HoldReleased(
+                order=order_id,
                 system=STAFF,
-                at=now if level is None else max(now, level.at + 1),
-                version=0 if level is None else level.version,
+                object=self._acts.object(),
+                at=at,
+                holds=settlement.problems,
                 by=by,
-                reason=reason[:500],
+                reason=settlement.reason,
             )
         )
-        await _until(lambda: self._counted(sku, location, on_hand))
+        return Decided(order=order_id, outcome="decided")
 
-    async def _counted(self, sku: str, location: str, on_hand: int) -> bool:
-        known = await self._floor.stock(sku, location)
-        return known is not None and known.level is not None and (known.level.on_hand, known.level.system) == (on_hand, STAFF)
+    async def note(self, order_id: str, by: str, text: str) -> None:
+        if await self._reader.evidence(order_id, "finance") is None:
+            raise _unknown(order_id)
+        at = self._acts.clock.now()
+        await self._acts.tell(NoteAdded(order=order_id, system=STAFF, object=self._acts.object(), at=at, text=text, by=by))
 
-    async def _tell(self, what: str, by: str, *facts: AnyFact) -> None:
-        """With a note of who did it: the facts themselves name none, so that two who tell the same tell one fact."""
-        first = facts[0]
-        note = NoteAdded(order=first.order, system=STAFF, object=first.object, at=first.at, version=first.version, text=what, by=by)
-        await self._acts.tell(*facts, note)
-        await _until(lambda: self._taken_in(facts))
+    # --- measuring
+    async def measure(self) -> None:
+        for queue in QUEUES:
+            rows = await self._reader.reviews(queue, 1_000)
+            oldest = min((its.since for its in rows), default=0)
+            self._metrics.review_age(queue).set(max(0, self._acts.clock.now() - oldest) / 1000 if oldest else 0.0)
 
-    async def _taken_in(self, facts: Sequence[AnyFact]) -> bool:
-        order = await self._floor.order(facts[0].order)
-        keys = [(type(fact).__name__, fact.system, fact.object) for fact in facts]
-        return order is not None and all(
-            any((x.version, x.at) >= (fact.version, fact.at) for x in order.facts.get(key, ()))
-            for key, fact in zip(keys, facts, strict=True)
-        )
-
-
-async def _until(true: Callable[[], Awaitable[bool]]) -> None:
-    """A courtesy to whoever looks next: the log has what was told, so nothing is lost by not waiting."""
-    for _ in range(int(SEEN_S / LOOK_S)):
-        if await true():
-            return
-        await asyncio.sleep(LOOK_S)
+    async def _measure(self) -> None:
+        while True:
+            try:
+                await self.measure()
+            except AWAY:  # the series stands still, as the overview says
+                pass
+            await asyncio.sleep(MEASURE_S)
 
 
-def _may_go_on(v: View) -> None:
-    why = "cancelled" if v.cancelled else stopped(v)
-    if why:
-        raise Refusal(409, why, WHY[why])
+def why_confirm(found: Evidence) -> str:
+    """What an approval has to be confirmed for, in words; "" for nothing."""
+    if found.order.decision is None:
+        return "No model or rule has scored this order"
+    if "incomplete" in found.order.flags:
+        return "A report about this order could not be read"
+    return ""
 
 
-def _name_now(order: Order, parcel: str) -> str:
-    """What a parcel that we packed is called by now."""
-    variants = order.facts.get(("ParcelPacked", STAFF, packed_as(order, parcel)))
-    return parcel if variants is None else variants[0].parcel  # type: ignore[attr-defined]
-
-
-def _parcel(order: Order, v: View, parcel: str) -> Parcel:
-    its = v.parcels.get(_name_now(order, parcel))
-    if its is None or not (its.packed_at or its.shipped_at):
-        raise Refusal(404, "not_found", "No parcel of this order was packed under this name", field="parcel")
-    return its
-
-
-def _scan(order_id: str, object: str, parcel: Parcel, at: int, tag: Tracking, version: int = 0) -> ParcelScanned:
-    return ParcelScanned(
-        order=order_id,
-        system=STAFF,
-        object=object,
-        at=at,
-        version=version,
-        parcel=parcel.id,
-        tag=tag,
-        carrier=parcel.carrier,
-        tracking=parcel.tracking,
-    )
-
-
-def _amounts(some: Sequence[Quantity], lines: Mapping[str, Line], most: Mapping[str, int], field: str) -> dict[str, int]:
-    """By line, without those of which there are none. Raises Refusal that names the field."""
-    found: dict[str, int] = {}
-    for place_, q in enumerate(some):
-        if q.line not in lines:
-            raise Refusal(422, "invalid", "This order has no such line at this location", field=f"{field}[{place_}].line")
-        found[q.line] = found.get(q.line, 0) + q.quantity
-        if not 0 <= q.quantity <= QUANTITY_MAX or found[q.line] > most[q.line]:
-            raise Refusal(
-                422, "invalid", f"There are {most[q.line]} of this line: say a number up to that", field=f"{field}[{place_}].quantity"
-            )
-    return {line: quantity for line, quantity in found.items() if quantity}
+def _unknown(order_id: str) -> Refusal:
+    return Refusal(404, "not_found", "No order with this ID", order_id=order_id)

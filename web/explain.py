@@ -13,6 +13,7 @@ from orders.decision import SHARE
 from orders.decision import Decision as StoredDecision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Fact
+from orders.finance import PREFIX as FINANCE
 from orders.state import Key, Order, contradictory
 from orders.status import WORDS
 from orders.view import View, view, wanted
@@ -36,6 +37,11 @@ OUTCOME = {
     "unknown": ("nobody can tell whether it happened; not repeated by itself", WARN),
     "": ("under way", ""),
 }
+TIMERS = {
+    "review_late": "Nobody has reviewed it in time",
+    "review_expired": "Still nobody has reviewed it",
+    "review_cancel": "Cancelled: nobody has reviewed it",
+}
 CLOSED = {
     "withdrawn": "no longer wanted",
     "expired": "too late to be of use",
@@ -45,7 +51,7 @@ CLOSED = {
 
 
 def row(order: Order, moved_at: int) -> Row:
-    return Row(**_row(view(order), order, moved_at))
+    return Row(**columns(view(order), order, moved_at))
 
 
 def parked_row(record: str, processor: str, row: Parked) -> ParkedRow:
@@ -65,7 +71,7 @@ def parked_row(record: str, processor: str, row: Parked) -> ParkedRow:
 def detail(order: Order) -> OrderDetail:
     v = view(order)
     return OrderDetail(
-        **_row(v, order, v.last_at),
+        **columns(v, order, v.last_at),
         customer=v.placed.customer if v.placed is not None else "",
         person=v.person if v.placed is not None else None,
         placed_at=v.placed.at if v.placed is not None else 0,
@@ -74,7 +80,7 @@ def detail(order: Order) -> OrderDetail:
         refunded=v.refunded,
         failures=v.failures,
         holds=tuple(HOLDS.get(reason, words(reason)) for reason in v.holds.values()),
-        contradictions=tuple(_disagreement(key) for key in v.contradictions),
+        contradictions=tuple(disagreement(key) for key in v.contradictions),
         decision=_decision(order.decision, v) if order.decision is not None else None,
         lines=tuple(_line(v, line) for line in v.lines),
         parcels=tuple(
@@ -87,7 +93,8 @@ def detail(order: Order) -> OrderDetail:
     )
 
 
-def _row(v: View, order: Order, moved_at: int) -> dict[str, Any]:
+def columns(v: View, order: Order, moved_at: int) -> dict[str, Any]:
+    """The fields of a Row."""
     placed = v.placed
     return {
         "id": v.id,
@@ -142,7 +149,7 @@ def _decision(d: StoredDecision, v: View) -> Decision:
     )
 
 
-def _disagreement(key: Key) -> str:
+def disagreement(key: Key) -> str:
     kind, system, _ = key
     return f"{system} reported “{TITLES[kind][0].lower()}” twice, differently"
 
@@ -189,7 +196,8 @@ def _timeline(order: Order, v: View) -> Iterator[Moment]:
         if not effect.action.startswith(INSIDE):
             yield from _effect(effect)
     for name, at in order.fired.items():
-        yield Moment(at=at, kind="timer", title=f"Waited for: {words(name.partition(' ')[0]).lower()}", by="schedule")
+        timer = name.partition(" ")[0]
+        yield Moment(at=at, kind="timer", title=TIMERS.get(timer) or f"Waited for: {words(timer).lower()}", by="schedule")
     if order.remnant is not None:
         yield Moment(
             at=order.remnant.at, kind="timer", title="Closed: details were removed", by="schedule", detail=(words(order.remnant.status),)
@@ -202,6 +210,8 @@ def _fact(key: Key, variants: tuple[Fact, ...], v: View) -> Moment:
     said = list(tell(fact, v)) if tell is not None else []
     if key[0] in SAYS_ITSELF:
         title = f"{title}: {said.pop(0)}"
+    if key[0] == "HoldReleased" and all(hold.startswith(FINANCE) for hold in fact.holds):  # type: ignore[attr-defined]
+        title = "Settled by finance"
     if key in v.retracted:
         said.append("retracted: it was not about this order")
     if len(variants) > 1 and contradictory(variants):

@@ -7,6 +7,7 @@ page; a region that did not change is not sent again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -100,6 +101,21 @@ class Live:
                         sent = html
                         yield "order", html
                 await asyncio.sleep(ORDER_TICK_S)
+        finally:
+            self.watchers -= 1
+
+    async def region(self, name: str, render: Callable[[], Awaitable[str]]) -> AsyncIterator[tuple[str, str]]:
+        """One region, rendered each tick and sent when it changed; while the store is away the last one stands."""
+        sent = ""
+        self.watchers += 1
+        try:
+            while not self._closing:
+                with contextlib.suppress(*AWAY):
+                    html = await render()
+                    if html != sent:
+                        sent = html
+                        yield name, html
+                await self._ticked.wait()
         finally:
             self.watchers -= 1
 

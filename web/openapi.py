@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -12,24 +13,26 @@ from orders.warehouse import STAGES, TO_PICK
 from streams.dispatch import Modes
 from streams.modes import MODES
 from web.admission import LARGEST_INT, ORDER_ID
+from web.desk import QUEUES, Decided, Held, Settlement, Verdict, Verdicts
 from web.floor import Queue, Shelves
 from web.gateway import Accepted
 from web.parked import ParkedContent, ParkedDetail, Repair, Settled
 from web.problem import Problem
-from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row
+from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row, Waiting
 from web.sending import ModeWanted, StopWanted
 from web.warehouse import HandedOver, Packed, Picked, Standing
 
 Json = dict[str, Any]
 _TYPES = (AnyFact, Accepted, Problem, OrderDetail, Sequence[Moment], Sequence[Row], Sequence[ParkedRow], Counters)
 _DESK = (ParkedDetail, ParkedContent, Repair, Settled, Modes, ModeWanted, StopWanted)
+_REVIEWS = (Sequence[Waiting], Held, Decided, Sequence[Decided], Verdict, Verdicts, Settlement)
 _CLERK = (Queue, Shelves, Standing, Picked, Packed, HandedOver)
 _WHY = {
     "400": "not JSON",
     "403": "the role that this needs is missing",
     "404": "nothing with this ID",
     "408": "the body did not arrive in time",
-    "409": "somebody else was faster",
+    "409": "somebody else was faster, or the order has moved on; `message` says which",
     "413": "too large",
     "415": "not application/json",
     "422": "not something we can take; `field` names what is wrong",
@@ -62,9 +65,12 @@ _KEY = {
 
 
 def document(version: str) -> Json:
-    every, schemas = msgspec.json.schema_components((*_TYPES, *_DESK, *_CLERK), ref_template="#/components/schemas/{name}")
-    fact, accepted, problem, order, moments, rows, parked, counters = every[: len(_TYPES)]
-    record, content, repair, settled, modes, mode, stop = every[len(_TYPES) : len(_TYPES) + len(_DESK)]
+    kinds = (*_TYPES, *_DESK, *_REVIEWS, *_CLERK)
+    every, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    kind = iter(every)
+    fact, accepted, problem, order, moments, rows, parked, counters = islice(kind, len(_TYPES))
+    record, content, repair, settled, modes, mode, stop = islice(kind, len(_DESK))
+    waiting, held, decided, all_decided, verdict, verdicts, settlement = islice(kind, len(_REVIEWS))
     for schema in schemas.values():
         properties = schema.get("properties", {})
         if {"order", "system", "object", "at", "type"} <= properties.keys():  # a fact: stricter on write than when read
@@ -101,6 +107,31 @@ def document(version: str) -> Json:
             },
         },
     )
+
+    def post(name: str, summary: str, answer: Json, problems: str, parameters: list[Json], body: Json | None = None) -> Json:
+        takes = {} if body is None else {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
+        return {"post": operation(name, summary, "200", answer, problems, parameters, **takes)}
+
+    one = "400 403 404 409 413 422 503"
+    queue = {"name": "queue", "in": "query", "schema": {"type": "string", "enum": list(QUEUES), "default": QUEUES[0]}}
+    reviews = {
+        "/v1/reviews": {
+            "get": operation("listReviews", "What waits for a person, the most urgent first", "200", waiting, "422 503", [queue, _LIMIT])
+        },
+        "/v1/reviews:decide": post(
+            "decideAll", "Decide about many; says of each what became of it", all_decided, "400 403 413 422 503", [], verdicts
+        ),
+        "/v1/reviews/{order_id}:claim": post(
+            "claimReview", "Claim an order, or prolong one's claim: half an hour", held, "403 404 409 503", [_ORDER_ID]
+        ),
+        "/v1/reviews/{order_id}:release": post("releaseReview", "Let a claimed order go", held, "403 404 409 503", [_ORDER_ID]),
+        "/v1/reviews/{order_id}:decide": post(
+            "decideReview", "Approve or decline a held order; no later score takes that back", decided, one, [_ORDER_ID], verdict
+        ),
+        "/v1/reviews/{order_id}:settle": post(
+            "settleProblems", "Take problems of money off finance's list", decided, "400 403 404 413 422 503", [_ORDER_ID], settlement
+        ),
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "orderflow", "version": version, "description": "Facts in, orders out. Errors have one shape: Problem."},
@@ -149,6 +180,7 @@ def document(version: str) -> Json:
                 "delete": change("start", "Ends the stop of every channel", modes, "422", []),
             },
             "/v1/counters": {"get": operation("getCounters", "Totals; accepted = done + parked + waiting", "200", counters, "503", [])},
+            **reviews,
         },
         "components": {"schemas": schemas},
     }

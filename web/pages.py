@@ -60,7 +60,7 @@ class Pages:
         self._env = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        for name in ("words", "channel", "tone", "step", "count", "share", "percent", "money", "iso", "moment", "age", "order_url"):
+        for name in ("words", "channel", "tone", "step", "count", "share", "percent", "money", "iso", "moment", "age", "left", "order_url"):
             self._env.filters[name] = getattr(words, name)
         self._has_mailbox = has_mailbox
         self._paths: Collection[str] = ()
@@ -149,8 +149,8 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
 
     @get("/live")
     async def stream(status: Code = "") -> ServerSentEvent:
-        _admit(live)
-        return ServerSentEvent(_events(live.overview(status, lambda now, rows: pages.regions(now, rows, status))))
+        admit(live)
+        return ServerSentEvent(events(live.overview(status, lambda now, rows: pages.regions(now, rows, status))))
 
     @get("/orders")
     async def find(request: Request[Any, Any, Any]) -> Redirect:
@@ -163,9 +163,9 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
 
     @get("/orders/{order_id:str}/live")
     async def order_stream(order_id: OrderId) -> ServerSentEvent:
-        _admit(live)
+        admit(live)
         await find_order(reader, order_id)
-        return ServerSentEvent(_events(live.order(order_id, pages.order_body)))
+        return ServerSentEvent(events(live.order(order_id, pages.order_body)))
 
     @get("/messages", media_type=MediaType.HTML)
     async def messages(request: Request[Any, Any, Any]) -> str:
@@ -189,11 +189,11 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
     return [overview, stream, find, order, order_stream, messages, runbook, asset]
 
 
-def _admit(live: Live) -> None:
+def admit(live: Live) -> None:
     if live.full:
         raise Refusal(503, "too_many", "Too many open pages", retry_after_s=10)
 
 
-async def _events(source: AsyncIterator[tuple[str, str]]) -> AsyncIterator[ServerSentEventMessage]:
+async def events(source: AsyncIterator[tuple[str, str]]) -> AsyncIterator[ServerSentEventMessage]:
     async for region, html in source:
         yield ServerSentEventMessage(event=region, data=html)

@@ -116,6 +116,55 @@ class ParkedRow(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
+class Waiting(Row, frozen=True, kw_only=True):
+    """An order in a queue for a person. No personal data."""
+
+    queue: str  # "review" | "finance"
+    since: int
+    due: int = 0  # to be decided by then; 0: nobody has set a time
+    escalated: bool = False  # its time passed, and the team was told
+    fraud: float = 0.0
+    priority: float = 0.0
+    loss: int = 0  # expected, minor units
+    reasons: tuple[str, ...] = ()  # in words
+    claimed_by: str = ""
+    claimed_until: int = 0
+
+
+class Hold(msgspec.Struct, frozen=True):
+    id: str  # what a release names
+    text: str
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who said what about the same thing."""
+
+    by: str
+    at: int
+    said: tuple[str, ...]
+    counts: bool  # the one that is believed
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """One problem of money."""
+
+    id: str  # what finance names when it has settled it
+    title: str
+    at: int
+    variants: tuple[Variant, ...]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody who decides about an order has to see."""
+
+    order: OrderDetail
+    waiting: Waiting | None  # None: it is not in this queue (any more)
+    holds: tuple[Hold, ...] = ()
+    checks: tuple[str, ...] = ()  # what shop and gateway found odd, in words
+    troubles: tuple[Trouble, ...] = ()
+    owed: int = 0  # of a cancelled order, not refunded yet
+
+
 class Counters(msgspec.Struct, frozen=True, kw_only=True):
     """Totals since `init` over all lanes, exact across crashes: accepted = done + parked + waiting."""
 
@@ -150,6 +199,11 @@ class Reader(Protocol):
         """Of this reason ("" for any), the newest first."""
 
     async def counters(self) -> Counters: ...
+
+    async def reviews(self, queue: str, limit: int) -> Sequence[Waiting]:
+        """What waits in "review" or "finance", the most urgent first; who has claimed it is not known here."""
+
+    async def evidence(self, order_id: str, queue: str) -> Evidence | None: ...
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,14 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 
 from connectors.store import LaneId, Standing, Store
+from orders.policy import Policy
 from orders.state import Order, decode
 from orders.status import Status
 from streams.lane import decode_parked
 from streams.partition import partition_of
 from streams.transport import Log, LogDown, LogMismatch
+from web.evidence import evidence, urgency, waiting
 from web.explain import detail, parked_row, row
-from web.reader import Counters, OrderDetail, ParkedRow, Row
+from web.reader import Counters, Evidence, OrderDetail, ParkedRow, Row, Waiting
 
+CONSIDERED = 1000  # of a queue longer than that, those that have waited longest are put in order
 MESSAGE_COUNT = "message."  # a lane's counter "message.<channel>.<outcome>"
 STATUSES = frozenset(status.value for status in Status)
 HEAD_S = 5.0  # how old the age of what waits may be: reading a record costs more than a counter
@@ -25,29 +28,55 @@ TOPICS = {"intake": "deliveries", "orders": "facts", "references": "references",
 class StoreReader:
     """Every processor has `partitions` lanes, one per partition of its topic; `own`: lanes' name -> the retailer's topic they read."""
 
-    def __init__(self, store: Store, log: Log, layout: int, partitions: int, own: Mapping[str, str] | None = None) -> None:
-        self._store, self._log, self._layout = store, log, layout
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        layout: int,
+        partitions: int,
+        own: Mapping[str, str] | None = None,
+        *,
+        review_sla_ms: int = Policy().review_sla_ms,
+    ) -> None:
+        self._store, self._log, self._layout, self._sla_ms = store, log, layout, review_sla_ms
         self._topics = {**TOPICS, **(own or {})}
         self._lanes = {name: [LaneId(name, layout, p) for p in range(partitions)] for name in TOPICS}
         self._orders = self._lanes["orders"]
         self._heads: dict[str, tuple[float, int]] = {}  # processor -> when its head was looked at, and what was found
 
     async def order(self, order_id: str) -> OrderDetail | None:
+        order = await self._order(order_id)
+        return None if order is None else detail(order)
+
+    async def _order(self, order_id: str) -> Order | None:
         lane = self._orders[partition_of(order_id.encode(), len(self._orders))]
         blob = await self._store.state(lane, order_id)
-        return None if blob is None else detail(decode(blob))
+        return None if blob is None else decode(blob)
 
     async def orders(self, tag: str, limit: int) -> Sequence[Row]:
         tags = [tag] if tag else [status.value for status in Status]
         pages = await asyncio.gather(*(self._store.by_tag(self._orders, each, limit) for each in tags))
         latest = sorted({(score, key, lane) for page in pages for score, key, lane in page}, reverse=True)[:limit]
+        found = await self._load(latest)
+        return [row(found[key], score) for score, key, _ in latest if key in found]
+
+    async def _load(self, entries: Sequence[tuple[int, str, LaneId]]) -> dict[str, Order]:
         found: dict[str, Order] = {}
-        for lane in {lane for _, _, lane in latest}:
-            keys = [key for _, key, its in latest if its == lane]
+        for lane in {lane for _, _, lane in entries}:
+            keys = [key for _, key, its in entries if its == lane]
             for key, blob in zip(keys, await self._store.load(lane, keys), strict=True):
                 if blob is not None:
                     found[key] = decode(blob)
-        return [row(found[key], score) for score, key, _ in latest if key in found]
+        return found
+
+    async def reviews(self, queue: str, limit: int) -> Sequence[Waiting]:
+        found = await self._load(await self._store.oldest(self._orders, queue, CONSIDERED))
+        rows = [its for order in found.values() if (its := waiting(order, queue, self._sla_ms)) is not None]
+        return sorted(rows, key=urgency)[:limit]
+
+    async def evidence(self, order_id: str, queue: str) -> Evidence | None:
+        order = await self._order(order_id)
+        return None if order is None else evidence(order, queue, self._sla_ms)
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         await self._find_own()

@@ -24,7 +24,7 @@ from orders.warehouse import STAGES, TO_PICK, Box, Job, box, jobs, packed_as, wa
 from web.acts import Acts
 from web.api import OrderId
 from web.barcode import bars
-from web.desk import WHY, Desk
+from web.clerk import WHY, Clerk
 from web.floor import Floor, Queue, Shelves
 from web.identity import actor, form, needs
 from web.pages import Pages
@@ -145,7 +145,7 @@ def barcode(text: str) -> dict[str, Any] | None:
 
 def warehouse_routes(warehouse: Warehouse, pages: Pages, acts: Acts) -> list[ControllerRouterHandler]:
     floor, labels, policy = warehouse
-    desk = Desk(floor, acts)
+    desk = Clerk(floor, acts)
     clerk = [needs("warehouse")]
 
     def page(template: str, request: Asked, status: int = 200, **context: Any) -> Response[str]:
@@ -275,7 +275,7 @@ def warehouse_routes(warehouse: Warehouse, pages: Pages, acts: Acts) -> list[Con
     return [overview, pick_list, find, order, told, label, label_file, listed, reported, stock, count, levels]
 
 
-async def _told(desk: Desk, order_id: str, act: str, fields: Mapping[str, str], by: str) -> None:
+async def _told(desk: Clerk, order_id: str, act: str, fields: Mapping[str, str], by: str) -> None:
     location = fields.get("location", "")
     if act == "picked":
         short = _quantities(fields, "wanted")

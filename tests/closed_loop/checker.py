@@ -24,6 +24,7 @@ class Known:
     def __init__(self) -> None:
         self.best: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.verdict = ""
+        self.expired = False  # nobody reviewed it in time, and the policy cancels then
         self.offered: dict[str, str] = {}  # effect name -> "open" | "withdrawn"
         self.attempts: dict[str, dict[int, str]] = {}
         self.ids: dict[str, str] = {}
@@ -57,7 +58,8 @@ class Known:
         return any(f["tag"] in SHIPPED for f in self.of("ParcelScanned"))
 
     def cancelled(self) -> bool:
-        return bool(self.of("CancelRequested") or self.verdict_of_people() == "decline") and not self.shipped()
+        expired = self.expired and self.verdict == "review" and self.verdict_of_people() == ""
+        return bool(self.of("CancelRequested") or self.verdict_of_people() == "decline" or expired) and not self.shipped()
 
 
 def _weight(fact: dict[str, Any]) -> tuple[Any, ...]:
@@ -85,6 +87,8 @@ def _entry(entry: dict[str, Any], known: Known, claimed: dict[tuple[str, int], s
     broken: list[str] = []
     kind = entry["type"]
     if kind == "Decided":
+        if known.verdict != entry["decision"][2]:
+            known.expired = False
         known.verdict = entry["decision"][2]
     elif kind == "Offered":
         name = " ".join(filter(None, (entry["action"], entry["milestone"], entry.get("instance", ""))))
@@ -128,8 +132,10 @@ def _entry(entry: dict[str, Any], known: Known, claimed: dict[tuple[str, int], s
         if entry["attempt"] not in outcomes:
             broken.append(f"promise 4: {entry['effect']} ended an attempt that was never claimed")
         outcomes[entry["attempt"]] = entry["kind"]
-    elif kind == "TimerFired" and entry["at"] > at:
-        broken.append(f"promise 3: timer {entry['timer']} fired before it was due")
+    elif kind == "TimerFired":
+        known.expired |= entry["timer"].startswith("review_cancel ")
+        if entry["at"] > at:
+            broken.append(f"promise 3: timer {entry['timer']} fired before it was due")
     return broken
 
 

@@ -87,6 +87,13 @@ def test_whatever_arrives_when_the_promises_hold(facts: list[Fact], fraud: tuple
     assert broken(runs) == []
 
 
+@pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_an_order_that_nobody_reviews_ends_the_same_whatever_arrives_when(facts: list[Fact]) -> None:
+    for fraud in (FRAUDS["review once paid"], FRAUDS["review until paid"]):
+        runs = runs_of(facts, fraud, range(6), policy=Policy(retire_after_ms=0, review_expiry="cancel", review_sla_ms=HOUR))
+        assert broken(runs) == []
+
+
 @pytest.mark.parametrize("ability", ["keyed", "lookup"])
 @pytest.mark.parametrize("facts", [SCENARIOS["smooth"], SCENARIOS["cancelled"]], ids=["smooth", "cancelled"])
 def test_an_unknown_outcome_is_tried_again_only_where_the_provider_can_tell(facts: list[Fact], ability: str) -> None:

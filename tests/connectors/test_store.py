@@ -299,6 +299,39 @@ async def test_of_two_changes_to_one_version_of_the_document_one_wins(store: Sto
     assert await store.document() == (2, b"%d" % outcomes.index(True))
 
 
+async def test_of_a_hundred_who_claim_at_once_one_wins_and_all_learn_who(store: Store) -> None:
+    answers = await asyncio.gather(*(store.claim("lumi:1", f"reviewer {number}", 60_000) for number in range(100)))
+    (winner,) = {holder for holder, _ in answers}
+    assert all(0 < left <= 60_000 for _, left in answers)
+    assert [holder for holder, _ in await store.claims(["lumi:1", "lumi:2"])] == [winner, ""]
+
+
+async def test_a_claim_is_prolonged_and_let_go_only_by_whoever_has_it(store: Store) -> None:
+    assert await store.claim("lumi:1", "kim", 1_000) == ("kim", 1_000)
+    assert (await store.claim("lumi:1", "kim", 90_000))[1] > 60_000
+    assert (await store.claim("lumi:1", "sam", 1_000))[0] == "kim"
+    assert (await store.unclaim("lumi:1", "sam"))[0] == "kim"
+    assert (await store.claims(["lumi:1"]))[0][1] > 60_000
+    assert (await store.unclaim("lumi:1", "kim"))[0] == ""
+    assert (await store.claim("lumi:1", "sam", 1_000))[0] == "sam"
+
+
+async def test_a_claim_ends_by_itself(store: Store) -> None:
+    await store.claim("lumi:1", "kim", 1)
+    async with asyncio.timeout(5):
+        while (await store.claims(["lumi:1"]))[0][0]:
+            await asyncio.sleep(0)
+    assert (await store.claim("lumi:1", "sam", 1_000))[0] == "sam"
+
+
+async def test_what_waits_longest_comes_first(store: Store, lane: LaneId) -> None:
+    other = LaneId("orders", 0, 4)
+    for its, rows in ((lane, (("a", 5), ("b", 2))), (other, (("c", 3), ("d", 9)))):
+        await store.commit(await placed(store, its), Commit(index=[(key, (), ("review",), score) for key, score in rows]))
+    assert [(score, key) for score, key, _ in await store.oldest([lane, other], "review", 3)] == [(2, "b"), (3, "c"), (5, "a")]
+    assert await store.oldest([lane], "none", 3) == []
+
+
 async def test_the_store_has_one_id_for_all_its_clients(store: Store, shared_server: EmbeddedValkey) -> None:
     await store.start()
     other = Store.from_url(shared_server.url)

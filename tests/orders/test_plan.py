@@ -259,6 +259,62 @@ def test_every_notice_has_a_team() -> None:
     assert {"contradiction", "exception", "dispute", "stock_risk"} <= notices <= TEAMS.keys()
 
 
+# --- holds
+def test_the_team_is_told_of_each_hold_that_somebody_places_until_it_is_released() -> None:
+    def told(*facts: Fact) -> set[str]:
+        return {name for name in wants(placed(), captured(), *facts) if name.startswith("team.notice")}
+
+    assert told() == set()
+    assert told(hold()) == {"team.notice hold h1"}
+    assert told(hold(), hold(object="h2"), release("h1")) == {"team.notice hold h2"}
+
+
+# --- reviews that nobody makes
+LATE, EXPIRED, CANCEL = (f"review_{step} {T0}" for step in ("late", "expired", "cancel"))
+CANCELLING = Policy(review_expiry="cancel")
+
+
+def test_a_review_that_nobody_makes_is_told_of_twice_and_never_approved() -> None:
+    def told(*fired: str) -> set[str]:
+        wanted = wants(placed(), captured(), verdict="review", fired=dict.fromkeys(fired, T0))
+        assert "warehouse.pick in_progress main" not in wanted
+        return {name.removeprefix("team.notice ") for name in wanted if name.startswith("team.notice")}
+
+    assert timers(placed(), verdict="review")[LATE] == T0 + POLICY.review_sla_ms
+    assert timers(placed(), verdict="review", fired={LATE: T0})[EXPIRED] == T0 + 2 * POLICY.review_sla_ms
+    assert told() == {"review"}
+    assert told(LATE) == {"review", "review_overdue"}
+    assert told(LATE, EXPIRED) == {"review", "review_overdue", "review_expired"}
+
+
+def test_a_review_that_nobody_makes_cancels_the_order_where_the_shop_says_so() -> None:
+    def at(*fired: str, facts: tuple[Fact, ...] = ()) -> tuple[bool, set[str], dict[str, int]]:
+        order = order_of(placed(), captured(), *facts, verdict="review", fired=dict.fromkeys(fired, T0 + HOUR))
+        v = view(order)
+        wanted = plan(v, order, CANCELLING)
+        return v.cancelled, set(wanted.effects), wanted.timers
+
+    cancelled, effects, due = at(LATE)
+    assert not cancelled and "team.notice review_overdue" in effects and due[CANCEL] == T0 + 2 * CANCELLING.review_sla_ms
+    cancelled, effects, due = at(LATE, CANCEL)
+    assert cancelled and {"notify.email cancelled", "payment.refund cancelled pi_1"} <= effects and CANCEL not in due
+    for saved in (release("review"), LIFE[5]):  # a person let it go; it has left
+        cancelled, effects, _ = at(LATE, CANCEL, facts=(saved,))
+        assert not cancelled and not {name for name in effects if "cancelled" in name or "review_" in name}
+        assert not view(order_of(placed(), captured(), saved, verdict="review", fired=dict.fromkeys((LATE, CANCEL), T0))).cancel_too_late
+
+
+@pytest.mark.parametrize("over", [release("review"), LIFE[5], cancel()], ids=["released", "shipped", "cancelled"])
+def test_who_needs_no_review_any_more_is_not_escalated(over: Fact) -> None:
+    assert not {timer for timer in timers(placed(), over, verdict="review") if timer.startswith("review")}
+    assert "team.notice review_overdue" not in wants(placed(), over, verdict="review", fired={LATE: T0})
+
+
+def test_no_policy_approves_what_nobody_looked_at() -> None:
+    with pytest.raises(ValueError, match="review_expiry is hold or cancel"):
+        Policy(review_expiry="approve")
+
+
 # --- timers
 def test_a_model_that_declines_waits_its_settle_time() -> None:
     assert timers(placed(), verdict="decline") == {f"decline {T0}": T0 + POLICY.settle_ms, "delay": T0 + 5 * DAY}

@@ -11,6 +11,7 @@ import pytest
 
 from orders.effect import Claim, Outcome, effect_id
 from orders.fact import EffectSettled, Fact, FactUnparked, MessageReported, Tracking, decode_fact, encode_fact
+from orders.finance import problems
 from orders.journal import (
     AnyEntry,
     Claimed,
@@ -320,10 +321,54 @@ def test_a_fallback_score_is_marked_as_such() -> None:
     assert (lane.view.verdict_by, lane.view.decision.model, lane.view.decision.reasons) == ("fallback", "m1", ("velocity",))
 
 
+def test_a_review_that_nobody_makes_is_escalated_and_told_of_once_and_stays_held() -> None:
+    lane = Lane(fraud=0.5)
+    lane.turn(*READY)
+    since = lane.now
+    notices = []
+    for periods in (1, 2):
+        lane.turn(now=since + periods * Policy().review_sla_ms - 1, due=[ORDER])
+        notices.append([e.milestone for e in lane.of(Offered) if e.milestone.startswith("review_")])
+        lane.turn(now=since + periods * Policy().review_sla_ms, due=[ORDER])
+    notices.append([e.milestone for e in lane.of(Offered) if e.milestone.startswith("review_")])
+    assert notices == [[], ["review_overdue"], ["review_overdue", "review_expired"]]
+    assert lane.tags[ORDER] - {"unknown"} == {"on_hold", "held", "review", "escalated"}  # nobody answers the notices
+    assert lane.claimed("warehouse.pick") == []
+    lane.turn(review(True, at=lane.now))
+    assert lane.tags[ORDER] - {"unknown"} == {"in_progress"}
+    assert len(lane.claimed("warehouse.pick")) == 1
+
+
+def test_a_review_that_nobody_makes_cancels_the_order_where_the_shop_says_so() -> None:
+    lane = Lane(fraud=0.5, policy=Policy(review_expiry="cancel"))
+    lane.turn(*READY)
+    since = lane.now
+    lane.turn(now=since + 2 * Policy().review_sla_ms - 1, due=[ORDER])
+    assert not lane.view.cancelled
+    assert lane.claimed("payment.refund") == []
+    lane.turn(now=since + 2 * Policy().review_sla_ms, due=[ORDER])
+    assert lane.tags[ORDER] - {"unknown"} == {"cancelled"}
+    assert len(lane.claimed("payment.refund")) == 1
+    (told,) = [r for r in lane.asks(MessageRequested) if r.template == "cancelled"]
+    assert told.milestone_at == since + 2 * Policy().review_sla_ms
+
+
+def test_payments_that_fail_too_often_are_found_by_finance_until_it_has_settled_them() -> None:
+    for mode in ("live", "observe"):
+        lane = Lane(mode)
+        lane.turn(placed(), failed())
+        assert "finance" not in lane.tags[ORDER]
+        lane.turn(failed(at=T0 + HOUR, object="pi_x"))
+        assert "finance" in lane.tags[ORDER]
+        (problem,) = problems(lane.view, lane.states[ORDER])
+        lane.turn(release(problem.id, at=T0 + 2 * HOUR))
+        assert "finance" not in lane.tags[ORDER]
+
+
 def test_a_person_who_released_a_review_is_not_overruled_by_a_later_score() -> None:
     lane = Lane(fraud=0.5)
     lane.turn(*READY)
-    assert lane.tags[ORDER] == {"on_hold", "held"}
+    assert lane.tags[ORDER] == {"on_hold", "held", "review"}
     lane.turn(release("review"))
     lane.fraud = 0.8
     lane.turn(captured(1, object="pi_2"))  # scored again, worse than before

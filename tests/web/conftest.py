@@ -15,7 +15,7 @@ from orders.policy import Policy
 from streams.clock import VirtualClock
 from tests.web.fake_desk import FakeStore, FakeSwitch, parking
 from tests.web.fake_floor import FakeFloor, FakeLabels
-from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
+from tests.web.fake_reader import NOW, FakeClaims, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
@@ -42,6 +42,7 @@ class Site:
     floor: FakeFloor
     labels: FakeLabels
     store: FakeStore
+    claims: FakeClaims
 
     async def post(self, body: bytes, content_type: str = "application/json", **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -61,7 +62,7 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
     health.start()
     sink: Any = log
     mailbox, front = FakeMailbox(), Front("Lumi Zone", "#0a7d5a", "Europe/Lisbon", lambda token: unsigned(token, "track", POLICY))
-    floor, labels, store = FakeFloor(log), FakeLabels(), FakeStore()
+    floor, labels, store, claims = FakeFloor(log), FakeLabels(), FakeStore(), FakeClaims()
     app = make_app(
         sink=sink,
         reader=reader,
@@ -73,11 +74,12 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
         warehouse=Warehouse(floor, labels, floor.policy),
         parking=parking(store, log, clock),
         switch=FakeSwitch(store, clock),
+        claims=claims,
         limits=limits,
     )
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield Site(client, log, reader, metrics, health, clock, server.port, floor, labels, store)
+        yield Site(client, log, reader, metrics, health, clock, server.port, floor, labels, store, claims)
     await server.close()
     await health.close()

@@ -5,9 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from orders.fact import Address, Person
 from streams.transport import LogDown
-from web.reader import Counters, Decision, ItemLine, Message, Moment, OrderDetail, Parcel, ParkedRow, Received, Row
+from web.reader import (
+    Counters,
+    Decision,
+    Evidence,
+    Hold,
+    ItemLine,
+    Message,
+    Moment,
+    OrderDetail,
+    Parcel,
+    ParkedRow,
+    Received,
+    Row,
+    Trouble,
+    Variant,
+    Waiting,
+)  # fmt: skip
 
 NOW = 1_795_000_000_000
 STATUSES = [
@@ -29,6 +47,20 @@ PERSON = Person(
     email="ana.lima@example.invalid",
     phone="+351910000001",
     address=Address(lines=("Rua das Flores 12",), city="Porto", postcode="4050-265", country="PT"),
+)
+
+
+DECIDED = Decision(
+    decision="approve",
+    decided_by="model",
+    at=NOW - 3_998_500,
+    fraud=0.034,
+    late=0.41,
+    shortage=0.002,
+    priority=0.83,
+    loss=440,
+    version="champion-1",
+    reasons=("The address checks out", "A known customer", "The carrier is late this week"),
 )
 
 
@@ -68,18 +100,7 @@ def detail(order_id: str = "lumi:1004") -> OrderDetail:
         captured=12990,
         refunded=0,
         contradictions=("Two reports disagree: payment captured by stripe:lumi, pi_3",),
-        decision=Decision(
-            decision="approve",
-            decided_by="model",
-            at=t + 1500,
-            fraud=0.034,
-            late=0.41,
-            shortage=0.002,
-            priority=0.83,
-            loss=440,
-            version="champion-1",
-            reasons=("The address checks out", "A known customer", "The carrier is late this week"),
-        ),
+        decision=DECIDED,
         lines=(
             ItemLine(line="1", sku="LAMP-01", title="Lumi lamp, warm white", quantity=1, price=8990),
             ItemLine(line="2", sku="BULB-E27", title="Bulb E27", quantity=2, price=2000, note="1 cancelled"),
@@ -137,6 +158,48 @@ PARKED = ParkedRow(
 )
 
 
+def waits(n: int, queue: str = "review") -> Waiting:
+    """The `n`th of a queue: the first is late, each later one has more time."""
+    shown = {name: getattr(row(n, "on_hold"), name) for name in Row.__struct_fields__}
+    review = {
+        "due": NOW + (n - 1) * 3_000_000 + 90_000,
+        "escalated": n == 0,
+        "loss": 4200 - n * 100,
+        "fraud": 0.62 - n / 50,
+        "priority": 0.4,
+    }
+    reasons = ("the shipping address differs from the billing address", "many orders or attempts in a short time")
+    return Waiting(
+        **{**shown, "flags": ("held", "review") if queue == "review" else ("finance",)},
+        queue=queue,
+        since=NOW - 7_300_000 + n * 3_000_000,
+        reasons=reasons if queue == "review" else ("the customer disputes 57.21\u00a0EUR",),
+        **(review if queue == "review" else {}),
+    )
+
+
+def looked(its: Waiting, **changed: object) -> Evidence:
+    decision = msgspec.structs.replace(DECIDED, decision="review", fraud=its.fraud, loss=its.loss, reasons=its.reasons)
+    order = msgspec.structs.replace(
+        detail(its.id), **{name: getattr(its, name) for name in Row.__struct_fields__}, decision=decision, holds=("a person has to look",)
+    )
+    said = Variant(by="stripe:lumi", at=NOW - 7_200_000, said=("Amount: 57.21\u00a0EUR",), counts=True)
+    variants = (said, msgspec.structs.replace(said, by="shopify:lumi", said=("Amount: 54.00\u00a0EUR",), counts=False))
+    values: dict[str, object] = {
+        "order": order,
+        "waiting": its,
+        "holds": (Hold("review", "a person has to look at it"), Hold("h1", "call back")) if its.queue == "review" else (),
+        "checks": ("the shipping address differs from the billing address",),
+        "troubles": (
+            Trouble(id="finance:dispute:dp_1", title="the customer disputes 57.21\u00a0EUR", at=NOW - 7_200_000, variants=(said,)),
+            Trouble(id="finance:contradiction:ab", title="stripe:lumi reported “order paid” twice, differently", at=NOW, variants=variants),
+        )
+        if its.queue == "finance"
+        else (),
+    }
+    return Evidence(**(values | changed))  # type: ignore[arg-type]
+
+
 class FakeReader:
     """Answers from memory; `fail` makes it raise, `done` counts up when told to."""
 
@@ -157,6 +220,16 @@ class FakeReader:
         )  # fmt: skip
         self.lying: Callable[[], Sequence[ParkedRow]] | None = None  # what is parked, where a test has it elsewhere
         self.fail: Exception | None = None
+        self.waiting = {queue: [waits(n, queue) for n in range(4)] for queue in ("review", "finance")}
+        self.files = {(queue, its.id): looked(its) for queue, rows in self.waiting.items() for its in rows}
+
+    async def reviews(self, queue: str, limit: int) -> Sequence[Waiting]:
+        self._maybe_fail()
+        return self.waiting[queue][:limit]
+
+    async def evidence(self, order_id: str, queue: str) -> Evidence | None:
+        self._maybe_fail()
+        return self.files.get((queue, order_id))
 
     async def order(self, order_id: str) -> OrderDetail | None:
         self._maybe_fail()
@@ -178,6 +251,26 @@ class FakeReader:
     def _maybe_fail(self) -> None:
         if self.fail is not None:
             raise self.fail
+
+
+class FakeClaims:
+    """Claims in memory, on a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.by: dict[str, tuple[str, int]] = {}
+
+    async def claim(self, name: str, by: str, ttl_ms: int) -> tuple[str, int]:
+        if self.by.get(name, (by, 0))[0] == by:
+            self.by[name] = (by, ttl_ms)
+        return self.by[name]
+
+    async def unclaim(self, name: str, by: str) -> tuple[str, int]:
+        if self.by.get(name, ("", 0))[0] == by:
+            del self.by[name]
+        return self.by.get(name, ("", 0))
+
+    async def claims(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        return [self.by.get(name, ("", 0)) for name in names]
 
 
 class ListLog:

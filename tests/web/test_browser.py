@@ -17,7 +17,17 @@ axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: pages are not looked at")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PAGES = ("/", "/?status=shipped", "/orders/lumi:1004", "/messages", "/orders/nobody", f"/track/{link('lumi:1004')}", "/track/nobody")
+PAGES = (
+    "/",
+    "/?status=shipped",
+    "/orders/lumi:1004",
+    "/messages",
+    "/orders/nobody",
+    "/reviews",
+    "/finance",
+    f"/track/{link('lumi:1004')}",
+    "/track/nobody",
+)
 DESK = ("/parked", "/parked/schema~facts~3~1207", "/sending", "/sending/sms")
 
 
@@ -111,3 +121,59 @@ async def test_a_channel_goes_live_by_page_and_everything_is_stopped(site: Site,
     await page.goto("/sending")
     await page.get_by_role("button", name="Start again").click()
     assert (await site.client.get("/v1/modes")).json()["stop"] == ""
+
+
+async def test_a_reviewer_clears_a_held_order_by_keyboard_alone(site: Site, browser: Any) -> None:
+    page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}")
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto("/reviews")
+    press = page.keyboard.press
+    await press("j")
+    await page.wait_for_url("**at=lumi%3A1001")
+    await press("c")
+    await page.locator("#claim", has_text="yours until").wait_for()
+    assert site.claims.by["lumi:1001"][0] == "local"
+    await press("?")
+    assert await page.locator("#keys dl").is_visible()
+    await press("a")
+    assert await page.evaluate("document.activeElement.id") == "reason"
+    await page.keyboard.type("jacks? known customer")  # no key of the page's own while one types
+    await press("Enter")
+    await page.wait_for_url("**at=lumi%3A1002")
+    fact: Any = decode_fact(site.log.records[-1][2])
+    assert (fact.order, fact.approve, fact.by, fact.reason) == ("lumi:1001", True, "local", "jacks? known customer")
+    assert await page.locator("#queue [data-id='lumi:1001']").count() == 0
+    assert complaints == []
+
+
+async def test_ticked_orders_are_declined_together_and_stay_ticked_while_the_list_moves(site: Site, browser: Any) -> None:
+    page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}")
+    site.claims.by["lumi:1003"] = ("kim", 60_000)
+    await page.goto("/reviews")
+    press = page.keyboard.press
+    await press("x")
+    await page.check("[name='also.lumi:1002']")
+    await page.check("[name='also.lumi:1003']")
+    site.reader.waiting["review"].pop(1)
+    await page.locator("#queue [data-id='lumi:1001']").wait_for(state="detached")
+    assert await page.inner_text("#ticked") == "3 ticked"
+    assert await page.evaluate("document.activeElement.name") == "also.lumi:1003"
+    await press("d")
+    await page.keyboard.type("stolen card")
+    await press("Enter")
+    await page.locator(".results").wait_for()
+    declined = [decode_fact(value) for _, _, value in site.log.records]
+    assert [(fact.order, fact.approve) for fact in declined] == [("lumi:1000", False), ("lumi:1002", False)]  # type: ignore[union-attr]
+    assert "kim has this order" in await page.inner_text(".results")
+
+
+async def test_the_clock_of_a_review_runs_on_the_servers_time(site: Site, browser: Any) -> None:
+    page = await browser.new_page(base_url=f"http://127.0.0.1:{site.port}")
+    await page.clock.install(time=1_000_000_000)  # a browser whose clock is years behind
+    await page.goto("/reviews")
+    assert await page.locator("#queue .sla").all_inner_texts() == ["48 min late", "1 min left", "51 min left", "1 h 41 min left"]
+    await page.clock.run_for(52 * 60_000)
+    assert (await page.locator("#queue .sla").all_inner_texts())[2:] == ["0 min late", "49 min left"]
+    assert await page.locator("#queue .sla.late").count() == 3

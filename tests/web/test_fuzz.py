@@ -19,7 +19,7 @@ from orders.fact import decode_fact
 from streams.clock import VirtualClock
 from tests.web.facts import body, captured, placed
 from tests.web.fake_desk import FakeStore, FakeSwitch, parking
-from tests.web.fake_reader import NOW, FakeReader, ListLog
+from tests.web.fake_reader import NOW, FakeClaims, FakeReader, ListLog
 from web.app import make_app
 from web.gateway import Limits
 from web.health import Health
@@ -76,6 +76,7 @@ class Bench:
             health=Health(self.metrics),
             parking=parking(store, self.log, clock),
             switch=FakeSwitch(store, clock),
+            claims=FakeClaims(),
             limits=Limits(remembered=50),
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from metrics import Metrics
 from streams.clock import VirtualClock
 from tests.web.fake_desk import FakeStore, FakeSwitch, parking
 from tests.web.fake_floor import FakeFloor, FakeLabels, ready
-from tests.web.fake_reader import NOW, FakeReader, ListLog
+from tests.web.fake_reader import NOW, FakeClaims, FakeReader, ListLog
 from web.app import make_app
 from web.health import Health
 from web.warehouse import Warehouse
@@ -35,6 +35,7 @@ _app = make_app(
     warehouse=Warehouse(_floor, FakeLabels(), _floor.policy),
     parking=parking(_store, _log, _clock),
     switch=FakeSwitch(_store, _clock),
+    claims=FakeClaims(),
 )
 
 

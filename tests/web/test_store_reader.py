@@ -12,22 +12,31 @@ from numpy.typing import NDArray
 from connectors.fake_shop import FakeShop
 from connectors.store import LaneId, Store
 from connectors.valkey import EmbeddedValkey
+from metrics import Metrics
 from model import rules, score
 from model.features import features
-from orders.fact import Fact, encode_fact
+from orders.fact import Fact, ReviewDecided, decode_fact, encode_fact
+from orders.policy import Policy
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import Lane
 from streams.orders import OrdersProcessor
 from streams.partition import partition_of
 from streams.processor import Chunk, Record, Scores
+from tests.orders.lives import placed
 from tests.web.fake_reader import ListLog
+from web.acts import Acts
+from web.desk import Desk, Held, Verdict
+from web.evidence import urgency
+from web.problem import Refusal
 from web.reader import OrderDetail
 from web.store_reader import StoreReader
 
 PARTITIONS = 2
 ORDERS = 60
 WRITTEN = 1_790_000_000_000  # when what nobody has read yet was written
+SIGNS = {"avs_mismatch": 1.0, "cvc_mismatch": 1.0, "ship_bill_mismatch": 1.0, "ip_far": 1.0}  # enough for a person to look at it
+ODD = [placed(order=f"lumi:odd-{n}", object=f"odd-{n}", total=9_000 * n, signals=SIGNS) for n in range(1, 6)]
 
 
 class Rules:
@@ -53,7 +62,7 @@ class Ends(ListLog):
 
 class World:
     def __init__(self, store: Store) -> None:
-        self.store, self.log, self.facts = store, Ends(), list(FakeShop(5).stream(ORDERS))
+        self.store, self.log, self.facts = store, Ends(), [*FakeShop(5).stream(ORDERS), *ODD]
         self.reader = StoreReader(store, self.log, 0, PARTITIONS)  # type: ignore[arg-type]
         self.clock = VirtualClock(max(fact.at for fact in self.facts) + 1000)
 
@@ -142,6 +151,42 @@ async def test_a_row_says_the_same_as_its_order(world: World) -> None:
         detail = await world.reader.order(row.id)
         assert detail is not None
         assert (row.status, row.total, row.flags) == (detail.status, detail.total, detail.flags)
+
+
+@pytest.mark.parametrize("queue", ["review", "finance"])
+async def test_a_queue_holds_every_order_with_its_flag_and_the_same_as_its_evidence(world: World, queue: str) -> None:
+    rows = await world.reader.reviews(queue, 500)
+    flagged = {row.id for row in await world.reader.orders("", 500) if queue in row.flags}
+    assert {row.id for row in rows} == flagged and flagged
+    assert list(rows) == sorted(rows, key=urgency) and await world.reader.reviews(queue, 1) == rows[:1]
+    for row in rows:
+        found = await world.reader.evidence(row.id, queue)
+        assert found is not None and found.waiting == row and row.reasons
+        assert found.holds if queue == "review" else found.troubles
+        assert not row.due or row.due == row.since + Policy().review_sla_ms
+    others = [row.id for row in await world.reader.orders("", 500) if queue not in row.flags]
+    for order_id in others[:5]:
+        found = await world.reader.evidence(order_id, queue)
+        assert found is not None and found.waiting is None
+    assert await world.reader.evidence("lumi:none", queue) is None
+
+
+async def test_of_a_hundred_reviewers_who_claim_one_order_one_has_it_and_only_they_decide(world: World) -> None:
+    desk = Desk(world.reader, world.store, Acts(world.log, world.clock), Metrics())  # type: ignore[arg-type]
+    order_id = (await desk.rows("review"))[0].id
+    answers = await asyncio.gather(*(desk.claim(order_id, f"reviewer {n}") for n in range(100)), return_exceptions=True)
+    (won,) = [answer for answer in answers if isinstance(answer, Held)]
+    assert {answer.code for answer in answers if isinstance(answer, Refusal)} == {"claimed"}
+    assert (await desk.rows("review"))[0].claimed_by == won.claimed_by
+    written = len(world.log.records)
+    verdict = Verdict(decision="approve", reason="known customer")
+    with pytest.raises(Refusal, match="claimed"):
+        await desk.decide(order_id, "somebody else", verdict)
+    await desk.decide(order_id, won.claimed_by, verdict)
+    (fact,) = [decode_fact(value) for topic, _, value in world.log.records[written:] if topic == "facts"]
+    assert isinstance(fact, ReviewDecided) and (fact.order, fact.by) == (order_id, won.claimed_by)
+    assert order_id not in [row.id for row in await desk.rows("review")]
+    await world.store.unclaim(order_id, won.claimed_by)
 
 
 async def test_counters_add_up_and_know_what_waits_in_the_log(world: World) -> None:

@@ -16,7 +16,8 @@ function localise(root) {
 // The server sends whole regions; rows whose mark changed light up, and whoever has the focus keeps it.
 function renew(region, html) {
   const marks = new Map([...region.querySelectorAll("[data-id]")].map((row) => [row.dataset.id, row.dataset.mark]));
-  const focused = region.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const active = region.contains(document.activeElement) ? document.activeElement : null;
+  const focused = active && ["href", "name"].find((key) => active.hasAttribute(key));
   const fresh = document.createElement("template");
   fresh.innerHTML = html;
   if (marks.size) {
@@ -26,7 +27,8 @@ function renew(region, html) {
   }
   localise(fresh.content);
   region.replaceChildren(fresh.content);
-  if (focused) region.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  if (focused) region.querySelector(`[${focused}="${CSS.escape(active.getAttribute(focused))}"]`)?.focus({ preventScroll: true });
+  region.dispatchEvent(new Event("renewed"));
 }
 
 function say(link, word) {
@@ -43,7 +45,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const source = new EventSource(url);
   source.onopen = () => say(link, "Live");
   source.onerror = () => say(link, "Reconnecting");
-  for (const name of ["numbers", "orders", "order"]) {
+  for (const name of ["numbers", "orders", "order", "queue"]) {
     source.addEventListener(name, (event) => renew(document.getElementById(name), event.data));
   }
 });
