@@ -36,7 +36,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 PERSONAL = ("zoe@example.invalid", "+15555550100", "15555550100", "device-token-1", "on its way")
 
-pytestmark = pytest.mark.parametrize("channel", list(CHANNELS))
+pytestmark = pytest.mark.parametrize("channel", list(BODIES))
 
 
 def claim(channel: str, n: int = 0, **changes: Any) -> Claim:
