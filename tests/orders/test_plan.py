@@ -465,8 +465,8 @@ def test_the_shop_is_not_told_what_it_told_us() -> None:
 
 def test_what_the_shop_is_told_waits_for_a_hold_unless_it_has_left() -> None:
     ready = (*LIFE[:4], packed(), scanned(Tracking.LABEL_CREATED, T0 + 2 * HOUR))
-    for facts, why in ((ready, ""), ((*ready, hold()), "held"), ((*LIFE, hold()), "")):
-        order = order_of(*facts)
+    for life, why in ((ready, ""), ((*ready, hold()), "held"), ((*LIFE, hold()), "")):
+        order = order_of(*life)
         assert guard(_effect("shop.fulfil shipped P1"), view(order), order) == why
         assert guard(_effect("shop.tag shipped"), view(order), order) == ""
 

@@ -316,8 +316,8 @@ def test_scans_of_a_number_are_of_the_parcel_that_has_it_whoever_names_it_how() 
     v = view(order_of(placed(), *shop, early, carrier))
     assert [(p.id, p.packed_at > 0, p.delivered_at > 0) for p in v.parcels.values()] == [("1Z9", True, True)]
     assert v.all_delivered
-    for facts in ([*shop, early, carrier], [early, *shop, carrier], [*shop, carrier]):
-        assert list(view(bought(placed(), packed(at=T0 + 2 * HOUR), *facts)).parcels) == ["P1"], (
+    for told in ([*shop, early, carrier], [early, *shop, carrier], [*shop, carrier]):
+        assert list(view(bought(placed(), packed(at=T0 + 2 * HOUR), *told)).parcels) == ["P1"], (
             "it keeps the name its label was bought under"
         )
     other = scanned(Tracking.IN_TRANSIT, T0 + DAY, parcel="1Z8", tracking="1Z8")
