@@ -207,7 +207,7 @@ def fits(session: Session, ask: Ask, about: About) -> bool:
         case "shop" | "payments":
             return ask.order.startswith(account.shop + ":")
         case "warehouse":
-            return account.location == about.location
+            return account.location == about.location and ask.order.startswith(account.shop + ":")
         case "carrier":
             served = not account.services or not about.service or about.service in account.services
             return served and (not about.carrier or about.carrier.lower() == vendor.name)

@@ -35,6 +35,7 @@ RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
 REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
 PAYMENT_LINK, TRACKING_LINK = "reference.link payment", "reference.link tracking"
+UNPICK = "warehouse.cancel cancelled"
 FULFIL, TAG = "shop.fulfil shipped", "shop.tag"
 RETIRE = "retire"
 TEAMS = {  # what a notice is about -> who is told
@@ -49,7 +50,7 @@ TEAMS = {  # what a notice is about -> who is told
 MESSAGE_CHANNELS = {"notify.email": "email", "notify.sms": "sms", "notify.push": "push"}
 SYSTEMS = "systems"  # the channel of vendors' accounts that do things for us
 SHOP = frozenset({"shop.fulfil", "shop.tag"})
-OUTSIDE = SHOP | {"warehouse.pick", "carrier.label", "carrier.void", "payment.refund", "team.notice"}
+OUTSIDE = SHOP | {"warehouse.pick", "warehouse.cancel", "carrier.label", "carrier.void", "payment.refund", "team.notice"}
 CHANNELS = {  # whose mode decides about an effect; links between our own lanes have none
     **MESSAGE_CHANNELS,
     **dict.fromkeys(OUTSIDE, "webhook"),
@@ -293,8 +294,11 @@ def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
     for parcel in view.parcels.values():
         if made(order.ledger.get(f"{LABEL} {parcel.id}"), view) or parcel.tag is Tracking.LABEL_CREATED:
             effects.append(f"{VOID} {parcel.id}")
-    if view.picked or any(name.startswith(PICK) and made(effect, view) for name, effect in order.ledger.items()):
+    asked = [effect for name, effect in order.ledger.items() if name.startswith(PICK) and made(effect, view)]
+    if view.picked or asked:
         effects.append("team.notice cancelled_after_pick")
+    if "warehouse.cancel" in policy.served:  # by the signed webhook the notice is all there is
+        effects.extend(f"{UNPICK} {effect.instance}" for effect in asked if effect.instance not in view.picked)
 
 
 def all_reserved(view: View) -> bool:
@@ -334,6 +338,8 @@ def undoes(name: str, order_id: str) -> str:
     action, _, instance = parts(name)
     if action == "carrier.void":
         return effect_id(order_id, "packed", instance, "carrier.label")
+    if action == "warehouse.cancel":
+        return effect_id(order_id, "in_progress", instance, "warehouse.pick")
     return ""
 
 
@@ -555,6 +561,9 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
         data["service"] = view.placed.service if view.placed is not None else ""
         data["lines"] = [{"line": x.line, "sku": x.sku, "title": x.title, "quantity": wanted(view, x)} for x in lines]
         data["to"] = view.person
+        data["placed"] = view.placed.at if view.placed is not None else view.first_at
+    elif effect.action == "warehouse.cancel":
+        data.update(location=instance, pick=effect.undoes)
     elif effect.action == "carrier.label":
         parcel = view.parcels[instance]
         data["parcel"] = instance
