@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from connectors.http import Request
 from connectors.signature import BodyHmac
 from connectors.vendor import Action, Envelope, Vendor
 from orders.plan import SYSTEMS
+from orders.state import Order, encode
 from settings import Account, Channels, Origin, Ref, Settings, SettingsError, SystemsChannel
 
 
@@ -144,3 +146,31 @@ def test_what_is_wrong_in_the_file_is_said_with_its_line(tmp_path: Path, line: s
     with pytest.raises(SettingsError, match=says) as found:
         settings_module.load(file)
     assert "sk_live" not in str(found.value)
+
+
+def test_the_orders_lane_knows_what_can_be_done_about_an_unknown_of_each_action(tmp_path: Path) -> None:
+    made = Settings(data=str(tmp_path), accounts=(Account(name="g", vendor="gateway", credentials=KEY),))
+    lane = wire.processors(made, {}, {"webhook": "neither"})["facts"]()
+    assert vars(lane)["_abilities"] == {"webhook": "neither", "payment.refund": "keyed"}
+
+
+async def test_going_live_shows_what_accounts_would_have_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order("lumi:1")
+    order.closed = {"payment.refund cancelled pi_1": 1, "carrier.label packed P1": 1}
+
+    class Kept:
+        async def states(self, lane: object) -> AsyncIterator[tuple[str, bytes]]:
+            if lane == wire.lanes(made, ["orders"])[0]:
+                yield "lumi:1", encode(order)
+
+        async def counters(self, lanes: object) -> dict[str, int]:
+            return {}
+
+    @contextlib.asynccontextmanager
+    async def store_of(settings: Settings, **more: object) -> AsyncIterator[Kept]:
+        yield Kept()
+
+    monkeypatch.setattr(wire, "store_of", store_of)
+    made = Settings(data=str(tmp_path), accounts=(Account(name="g", vendor="gateway", credentials=KEY),))
+    assert await wire.would_have_sent(made, "systems") == ["observed and never sent later: payment.refund cancelled: 1"]
+    assert await wire.would_have_sent(made, "webhook") == ["observed and never sent later: carrier.label packed: 1"]

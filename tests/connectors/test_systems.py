@@ -297,3 +297,22 @@ async def test_neither_credentials_nor_tokens_show(caplog: pytest.LogCaptureFixt
     shown = "\n".join([caplog.text, repr(vars(its)), repr(its.settings), repr(vars(session)), repr(its.settings.accounts)])
     assert "keep_failed" in repr([vars(record) for record in caplog.records])
     assert not [hidden for hidden in ("hush", "tok-en", "Zoe") if hidden in shown]
+
+
+async def test_a_label_may_be_larger_than_what_other_channels_read(tmp_path: Path) -> None:
+    image = b"x" * (1 << 20)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(image) + image)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        its = systems(one("usps", url=f"http://127.0.0.1:{port}"), private=True, folder=str(tmp_path))
+        await its.start()
+        answer = await its.call(LABEL, NOW, 5.0)
+        await its.close()
+    assert isinstance(answer, Done)
+    assert (tmp_path / answer.reference.rpartition(" ")[2]).read_bytes() == image

@@ -14,6 +14,7 @@ from orders.decision import Decision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Address, Fact, Quantity, Tracking
 from orders.journal import Claimed, Decided, Ended, Offered, adopt
+from orders.merge import merge
 from orders.plan import TEAMS, answered, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
 from orders.policy import TRIGGERS, Policy
 from orders.request import MessageRequested, StockReleaseRequested, StockRequested
@@ -498,3 +499,25 @@ def test_bodies_carry_what_their_systems_need() -> None:
     assert said("carrier.label packed P1", *LIFE)["value"] == 4999, "a parcel that names no lines holds the whole order"
     refund = said("payment.refund cancelled pi_1", *LIFE)
     assert (refund["payment"], refund["system"], refund["amount"]) == ("pi_1", "stripe:lumi", 4999)
+
+
+# --- a pick that is taken back
+def test_a_pick_that_was_asked_for_is_taken_back_where_an_account_can_until_it_is_picked() -> None:
+    pick = _effect("warehouse.pick in_progress main")
+    able = Policy(served={"warehouse.cancel": "systems"})
+    order = order_of(*LIFE[:4], cancel(), verdict="approve")
+    assert not [n for n in plan(view(order), order, able).effects if n.startswith("warehouse.cancel")], "nothing was asked for"
+    order = adopt(order, Offered(at=T0, id=pick.id, action=pick.action, milestone=pick.milestone, instance="main"))
+    order = adopt(
+        order,
+        Claimed(at=T0, id=pick.id, effect="warehouse.pick in_progress main", attempt=1, deadline=T0 + 9, body_hash="h", mode="live"),
+    )
+    name = "warehouse.cancel cancelled main"
+    assert name in plan(view(order), order, able).effects
+    assert name not in plan(view(order), order, POLICY).effects, "by the signed webhook the notice is all there is"
+    took = merge(order, picked(at=T0 + 20 * 60_000))
+    assert name not in plan(view(took), took, able).effects, "the goods are out of the shelf: people have to put them back"
+    assert "team.notice cancelled_after_pick" in plan(view(took), took, able).effects
+    back = _effect(name, undoes=pick.id)
+    assert guard(back, view(order), order) == "undoes_open"
+    assert msgspec.json.decode(body(back, view(order), order, able))["data"]["location"] == "main"

@@ -322,3 +322,8 @@ def test_scans_of_a_number_are_of_the_parcel_that_has_it_whoever_names_it_how() 
         )
     other = scanned(Tracking.IN_TRANSIT, T0 + DAY, parcel="1Z8", tracking="1Z8")
     assert len(view(bought(placed(), packed(), other)).parcels) == 2
+
+
+def test_what_is_said_of_a_voided_number_makes_no_second_parcel() -> None:
+    paper = scanned(Tracking.LABEL_CREATED, T0 + HOUR, parcel="1Z9", tracking="1Z9")
+    assert list(view(bought(placed(), packed(), paper, voided=True)).parcels) == ["P1"]
