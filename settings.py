@@ -402,7 +402,8 @@ def _section(struct: type[msgspec.Struct], prefix: str, title: str) -> Iterator[
         items = get_args(get_args(hint)[0]) if get_args(hint) else ()
         nested += [(f"{field.name}[]", item) for item in items if isinstance(item, type) and issubclass(item, Section)]
         meta = next((m for m in get_args(hint)[1:] if isinstance(m, Meta)), None)
-        default = "required" if field.default is msgspec.NODEFAULT else f"`{msgspec.json.encode(field.default).decode()}`"
+        usual = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        default = "required" if usual is msgspec.NODEFAULT else f"`{msgspec.json.encode(usual).decode()}`"
         yield f"| `{prefix}{field.name}` | {default} | {meta.description if meta else ''} |\n"
     for name, hint in nested:
         yield from _section(hint, f"{prefix}{name}.", f"{prefix}{name}")

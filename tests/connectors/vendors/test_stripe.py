@@ -19,6 +19,8 @@ from openapi_schema_validator import OAS30Validator
 from connectors.base import Secret
 from connectors.delivery import Ignored, Record, Unreadable
 from connectors.http import Reply, Request
+from connectors.stand_in_vendors import PASSWORD
+from connectors.stand_ins import StandIns
 from connectors.stripe import CODES, DIGITS, KINDS, VENDOR, _amount, _money, headers
 from connectors.vendor import Account, Ask, understood
 from orders.bounds import AMOUNT_MAX
@@ -497,6 +499,19 @@ def test_what_we_ask_for_is_what_the_specification_describes(action: str, path: 
     sent = nested([*form(request).items()])
     assert faults(schema, whole, sent) == []
     assert faults(schema, whole, {**sent, "colour": "red"}), "the check can fail"
+
+
+@pytest.mark.parametrize(("key", "status"), [(PASSWORD, 200), ("wrong", 401)])
+@pytest.mark.parametrize("action", ["payment.refund", "payment.checkout"])
+async def test_the_stand_in_answers_as_the_specification_describes(action: str, key: str, status: int) -> None:
+    request = render(action)
+    described, whole = operation(request)
+    headers = {name.lower(): value for name, value in request.headers} | {"authorization": f"Bearer {key}"}
+    answer = await StandIns(clock=lambda: AT).respond("POST", "/stripe" + urlsplit(request.url).path, headers, request.body)
+    assert answer is not None and answer.status == status
+    content = described["responses"]["200" if status == 200 else "default"]["content"]["application/json"]["schema"]
+    wrong = [fault for fault in faults(content, whole, answer.body) if "is a required property" not in fault.message]
+    assert wrong == [], "it tells less than Stripe, and nothing else"
 
 
 @pytest.mark.parametrize("name", VENDOR.questions)

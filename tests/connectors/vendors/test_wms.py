@@ -17,6 +17,8 @@ from openapi_schema_validator import OAS30Validator
 
 from connectors.delivery import Ignored, Unreadable
 from connectors.http import Reply, Request
+from connectors.stand_in_vendors import accounts
+from connectors.stand_ins import StandIns
 from connectors.vendor import Account, Ask, understood
 from connectors.wms import STAGES, VENDOR, Stage
 from orders.fact import Fact, decode_fact
@@ -365,16 +367,18 @@ def test_fields_that_nobody_knows_yet_change_nothing(name: str) -> None:
 WAREHOUSE = msgspec.structs.replace(ACCOUNT, options={"facility": "GB_0044", "customer": "CID005233", "service_express": "EXP"})
 
 
+PICK: dict[str, Any] = {
+    "number": "#1001",
+    "placed": 1_790_000_000_000,
+    "service": "express",
+    "lines": [{"line": "7", "sku": "LAMP-1", "quantity": 2}],
+    "to": {"name": "Anna", "address": {"lines": ["Hauptstr. 5"], "city": "Berlin", "postcode": "10115", "country": "DE"}},
+}
+
+
 def pick(**data: Any) -> Request:
-    known: dict[str, Any] = {
-        "number": "#1001",
-        "placed": 1_790_000_000_000,
-        "service": "express",
-        "lines": [{"line": "7", "sku": "LAMP-1", "quantity": 2}],
-        "to": {"name": "Anna", "address": {"lines": ["Hauptstr. 5"], "city": "Berlin", "postcode": "10115", "country": "DE"}},
-    }
     return VENDOR.actions["warehouse.pick"].render(
-        WAREHOUSE, Ask("warehouse.pick", "e", "lumi:5005", msgspec.Raw(json.dumps(known | data).encode()))
+        WAREHOUSE, Ask("warehouse.pick", "e", "lumi:5005", msgspec.Raw(json.dumps(PICK | data).encode()))
     )
 
 
@@ -428,3 +432,31 @@ def test_a_list_is_fetched_page_by_page() -> None:
     assert following(Reply(200, {}, json.dumps(page | {"offset": 100, "orderNumberList": [{}] * 20}).encode())) == ""
     assert following(Reply(200, {}, json.dumps(page | {"orderNumberList": []}).encode())) == ""
     assert "offset=100" in VENDOR.questions["orders"].render(WAREHOUSE, "", "100").url
+
+
+async def test_the_stand_in_answers_as_the_specification_describes() -> None:
+    found = specification()
+    stand_ins = StandIns(clock=lambda: AT)
+    [account] = [one.account for one in accounts("http://127.0.0.1:1") if one.vendor == "wms"]
+    asked = Ask("warehouse.pick", "e", "lumi:5005", msgspec.Raw(json.dumps({**PICK}).encode()))
+    made, back = VENDOR.actions["warehouse.pick"], VENDOR.actions["warehouse.cancel"]
+    assert made.look is not None
+    asks = [
+        (made.look, "get", 404),
+        (made.render, "post", 200),
+        (made.render, "post", 409),
+        (made.look, "get", 200),
+        (back.render, "delete", 200),
+    ]
+    for render, method, status in asks:
+        request = render(account, asked)
+        parts = urlsplit(request.url)
+        answer = await stand_ins.respond(request.method, f"{parts.path}?{parts.query}", dict(basic(account)), request.body)
+        assert answer is not None and answer.status == status
+        described = found["paths"]["/order"][method]["responses"][str(status)]["content"]["application/json"]["schema"]
+        assert list(OAS30Validator({**described, "components": found["components"]}).iter_errors(answer.body)) == []
+
+
+def basic(account: Account) -> list[tuple[str, str]]:
+    assert VENDOR.login is not None
+    return [(name.lower(), value) for name, value in VENDOR.login.headers(account, "")]
