@@ -40,7 +40,7 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True):
 
 class SystemsSettings(ChannelSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounts: list[Connected] = []  # where several could do it, the first does
-    folder: str = ""  # for what is kept, such as labels
+    folder: str = ""  # for what is kept, such as labels; empty: nothing is
     private: bool = False  # accounts in a private network or on this machine
 
 
@@ -174,10 +174,12 @@ class Systems:
         if reply.status == 401:
             session.refused(used)
         answer = read(action, account, ask, reply, claim.lookup)
-        return await self.kept(answer) if isinstance(answer, Done) and answer.keep else answer
+        return await self.kept(answer) if isinstance(answer, Done) else answer
 
     async def kept(self, done: Done) -> Done:
         """What is to be kept lies in a file that the reference names. It was made whether or not it can be kept: then no file is named."""
+        if not done.keep or not self.settings.folder:
+            return Done(done.reference)
         try:
             name = await asyncio.to_thread(keep_beside, Path(self.settings.folder), done.keep)
         except OSError as error:

@@ -191,6 +191,14 @@ async def test_a_label_that_cannot_be_kept_was_bought_all_the_same(tmp_path: Pat
     assert await its.call(claim("carrier.label"), NOW, 5.0) == Done("usps-lumi 1Z9")
 
 
+async def test_without_a_folder_nothing_is_kept_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    its = systems(one("usps"))
+    Wire(its, BOUGHT)
+    assert await its.call(claim("carrier.label"), NOW, 5.0) == Done("usps-lumi 1Z9")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- tokens
 UPS = one("ups", credentials={"secret": Secret("hush-hush")})
 LABEL = claim("carrier.label")
