@@ -87,7 +87,7 @@ class Family(Generic[Metric]):
 
 PROCESSOR = one_of("intake", "orders", "references", "stock", "customers", "archive")
 TOPIC = one_of("deliveries", "facts", "references", "stock", "customers", "journal")
-CHANNEL = one_of("email", "sms", "push", "webhook")
+CHANNEL = one_of("email", "sms", "push", "webhook", "systems")
 MODE = one_of("observe", "sandbox", "live", "stopped")
 STATUS = one_of("", *Status)
 TEMPLATE = one_of(

@@ -353,7 +353,7 @@ def recover(context: click.Context, open_: bool, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: run.py go-live email    run.py go-live --stop 'wrong prices'    run.py go-live --start")
-@click.argument("channel", required=False, type=click.Choice(["email", "sms", "push", "webhook", "stock"]))
+@click.argument("channel", required=False, type=click.Choice(["email", "sms", "push", "webhook", "systems", "stock"]))
 @click.option("--mode", default="live", show_default=True, type=click.Choice(["observe", "sandbox", "live", "stopped"]))
 @click.option("--stop", default="", metavar="WHY", help="Stop every channel, within 5 s.")
 @click.option("--start", is_flag=True, help="End a stop of every channel.")

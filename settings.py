@@ -85,6 +85,14 @@ class WebhookChannel(Section, frozen=True):
     rate: Annotated[float, Meta(description="most calls per second", gt=0)] = 100.0
 
 
+class SystemsChannel(Section, frozen=True):
+    """Vendors' accounts that do things for us: labels, refunds, picks, what a shop is told. Which ones, their `accounts` say."""
+
+    mode: Annotated[str, Meta(description="observe, sandbox, live or stopped", pattern="^(observe|sandbox|live|stopped)$")] = "observe"
+    private: Annotated[bool, Meta(description="allow an account's `url` in a private network or on this machine")] = False
+    rate: Annotated[float, Meta(description="most calls per second, of all accounts together", gt=0)] = 4.0
+
+
 class StockChannel(Section, frozen=True):
     """`live` reserves in stock lanes of our own, from the levels that warehouses report; in `observe` only a warehouse's word counts."""
 
@@ -98,6 +106,7 @@ class Channels(Section, frozen=True):
     sms: SmsChannel = SmsChannel()
     push: PushChannel = PushChannel()
     webhook: WebhookChannel = WebhookChannel()
+    systems: SystemsChannel = SystemsChannel()
     stock: StockChannel = StockChannel()
 
 
@@ -134,6 +143,30 @@ class Account(Section, frozen=True):
     order_field: Annotated[str, Meta(description="metadata field in which the gateway's payments name the shop's order")] = "order_id"
     location: Annotated[str, Meta(description="stock location, for a vendor that has only one")] = "main"
     rate: Annotated[float, Meta(description="deliveries a second that are taken, as many again at once", gt=0)] = 200.0
+    url: Annotated[str, Meta(description="base of its API where it is not the vendor's usual one", pattern="^(https?://.*[^/])?$")] = ""
+    credentials: Annotated[
+        dict[str, Ref], Meta(description="what its API asks for, by the vendor's names, by reference; without any it does nothing for us")
+    ] = {}
+    options: Annotated[dict[str, str], Meta(description="what else its API wants to know of the account, by the vendor's names")] = {}
+    services: Annotated[
+        tuple[str, ...], Meta(description="of a carrier: services whose labels it makes, the first match does; all if empty")
+    ] = ()
+    does: Annotated[tuple[str, ...], Meta(description="actions it may do, such as `payment.refund`; empty: all that its vendor can")] = ()
+    writes_back: Annotated[bool, Meta(description="of a shop: its orders are told of parcels and statuses")] = False
+
+
+class Origin(Section, frozen=True):
+    """Where parcels come from, for labels; and what one weighs and measures where nobody says."""
+
+    name: Annotated[str, Meta(description="sender on labels")] = ""
+    phone: Annotated[str, Meta(description="its phone, with country code")] = ""
+    lines: Annotated[tuple[str, ...], Meta(description="street and number")] = ()
+    city: Annotated[str, Meta(description="city")] = ""
+    region: Annotated[str, Meta(description="state or province, where the country has them")] = ""
+    postcode: Annotated[str, Meta(description="postcode")] = ""
+    country: Annotated[str, Meta(description="ISO 3166-1, two letters", pattern="^([A-Z]{2})?$")] = ""
+    weight_g: Annotated[int, Meta(description="weight of a parcel in grams", ge=1, le=100_000)] = 500
+    size_mm: Annotated[tuple[int, int, int], Meta(description="its length, width and height in millimetres")] = (300, 200, 100)
 
 
 class Layout(Section, frozen=True):
@@ -209,6 +242,7 @@ class Settings(Section, frozen=True):
     channels: Channels = Channels()
     sources: Annotated[tuple[Source, ...], Meta(description="topics of your own that speak canonical facts")] = ()
     accounts: Annotated[tuple[Account, ...], Meta(description="vendors' accounts: shops, gateways, warehouses, carriers")] = ()
+    origin: Origin = Origin()
     http: Http = Http()
     model: Model = Model()
     workflow: Workflow = Workflow()
@@ -378,7 +412,8 @@ def _section(struct: type[msgspec.Struct], prefix: str, title: str) -> Iterator[
         items = get_args(get_args(hint)[0]) if get_args(hint) else ()
         nested += [(f"{field.name}[]", item) for item in items if isinstance(item, type) and issubclass(item, Section)]
         meta = next((m for m in get_args(hint)[1:] if isinstance(m, Meta)), None)
-        default = "required" if field.default is msgspec.NODEFAULT else f"`{msgspec.json.encode(field.default).decode()}`"
+        usual = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        default = "required" if usual is msgspec.NODEFAULT else f"`{msgspec.json.encode(usual).decode()}`"
         yield f"| `{prefix}{field.name}` | {default} | {meta.description if meta else ''} |\n"
     for name, hint in nested:
         yield from _section(hint, f"{prefix}{name}.", f"{prefix}{name}")

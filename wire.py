@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,14 +32,14 @@ from connectors.base import Secret, is_loopback
 from connectors.delivery import Unreadable
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
-from connectors.vendor import Account, Ask, Vendor, reader
+from connectors.vendor import Account, Ask, Origin, Vendor, reader
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
 from meter import Meter, own_stats, write_stats
 from metrics import Metrics
 from orders.effect import effect_id
-from orders.fact import Fact, decode_fact
-from orders.plan import signed, unsigned
+from orders.fact import Address, Fact, decode_fact
+from orders.plan import OUTSIDE, SHOP, SYSTEMS, signed, unsigned
 from orders.policy import DAY, Policy
 from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import Clock, WallClock
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from actors.ray_local import LocalRay
     from connectors.archive import Archived
     from connectors.http import Http
+    from connectors.systems import Connected
     from web.ingest import Inlet
     from web.pay import Checkout, Till
     from web.reader import OrderDetail, Received
@@ -68,13 +69,14 @@ log = structlog.get_logger("wire")
 
 TOPICS = ("deliveries", *KEYED_TOPICS, "journal")
 PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
-CHANNELS = ("email", "sms", "push", "webhook")
+CHANNELS = ("email", "sms", "push", "webhook", "systems")
+WEAKEST_FIRST = ("neither", "lookup", "keyed")  # what can be done about an unknown outcome
 REPLICAS, IN_SYNC = 3, 2
 GATHER_S = {"orders": 0.04, "references": 0.15, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
-LABELS = "labels"  # in the data folder: labels that carriers sold us
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
+LABELS = "labels"  # in the data folder: what carriers gave us and we must keep
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
 STEADY_S = 60.0  # one that ran for so long begins to count anew
@@ -400,6 +402,41 @@ def sender_settings(settings: Settings, environment: Mapping[str, str]) -> dict[
             "private": c.webhook.private,
             "rate": c.webhook.rate,
         }
+    if able := [one for one in connected(settings, environment) if one.does]:
+        folder = str(settings.folder / LABELS)
+        found["systems"] = {"accounts": able, "folder": folder, "private": c.systems.private, "rate": c.systems.rate}
+    return found
+
+
+def connected(settings: Settings, environment: Mapping[str, str] | None = None) -> list[Connected]:
+    """What each account does for us; with the environment, with credentials and ready to. Raises SettingsError naming the field."""
+    from connectors.systems import Connected
+
+    found = []
+    for index, (its, (vendor, account)) in enumerate(zip(settings.accounts, accounts(settings), strict=True)):
+        if unknown := [name for name in its.does if name not in vendor.actions]:
+            known = ", ".join(vendor.actions) or "nothing"
+            raise SettingsError(f"accounts[{index}].does: {vendor.name} cannot do {unknown[0]!r}; it can do: {known}")
+        does = tuple(name for name in its.does or vendor.actions if its.credentials and (its.writes_back or name not in SHOP))
+        if its.writes_back and not SHOP.intersection(does):
+            raise SettingsError(f"accounts[{index}].writes_back: needs credentials of a shop that can be told; {vendor.name} cannot")
+        if environment is not None:
+            credentials = {
+                name: Secret(resolve(ref, environment, f"accounts[{index}].credentials.{name}")) for name, ref in its.credentials.items()
+            }
+            account = msgspec.structs.replace(account, credentials=credentials)
+        found.append(Connected(vendor=vendor.name, account=account, does=does))
+    return found
+
+
+def served(settings: Settings) -> dict[str, Literal["keyed", "lookup", "neither"]]:
+    """The actions that accounts do for us, each with the weakest ability of those that do it."""
+    from connectors.registry import VENDORS
+
+    found: dict[str, Literal["keyed", "lookup", "neither"]] = {}
+    for one in connected(settings):
+        for name in OUTSIDE.intersection(one.does):
+            found[name] = min(found.get(name, "keyed"), VENDORS[one.vendor].actions[name].ability.kind, key=WEAKEST_FIRST.index)
     return found
 
 
@@ -427,6 +464,7 @@ def processors(settings: Settings, environment: Mapping[str, str], abilities: Ma
 
     readers = {account.source: reader(vendor, account, settings.folder / BODIES) for vendor, account in accounts(settings)}
     policy, renderer = order_policy(settings, environment), renderer_of(settings, environment)
+    abilities = {**abilities, **served(settings)}
     timing = Timing(lease=policy.lease_ms, grace=policy.grace_ms)
     made: dict[str, Callable[[], Processor]] = {
         "deliveries": lambda: IntakeProcessor("deliveries", {"canonical": canonical.read_delivery, **readers}),
@@ -458,9 +496,19 @@ def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
             reports_parcels=its.reports_parcels,
             order_field=its.order_field,
             location=its.location,
+            url=its.url,
+            options=its.options,
+            services=its.services,
+            origin=origin(settings),
         )
         found.append((VENDORS[its.vendor], account))
     return found
+
+
+def origin(settings: Settings) -> Origin:
+    o = settings.origin
+    address = Address(lines=o.lines, city=o.city, region=o.region, postcode=o.postcode, country=o.country)
+    return Origin(name=o.name, phone=o.phone, address=address, weight_g=o.weight_g, size_mm=o.size_mm)
 
 
 def front(settings: Settings, environment: Mapping[str, str]) -> Front:
@@ -479,14 +527,12 @@ CHECKOUTS = 16  # at once
 async def till(settings: Settings, environment: Mapping[str, str], clock: Clock) -> AsyncIterator[Till]:
     """The retry-payment page's: each shop's own gateway, where there is one that makes checkouts and that we have credentials for."""
     from connectors.http import Http
+    from connectors.registry import VENDORS
     from web.pay import Till
 
     policy, http = order_policy(settings, environment), Http(connections=CHECKOUTS)
-    checkouts = {
-        account.shop: checkout(vendor, account, http, policy, clock)
-        for vendor, account in reversed(accounts(settings))
-        if CHECKOUT in vendor.actions and vendor.login is not None and account.credentials
-    }
+    able = [one for one in connected(settings, environment) if CHECKOUT in one.does]
+    checkouts = {one.account.shop: checkout(VENDORS[one.vendor], one.account, http, policy, clock) for one in reversed(able)}
     await http.start()
     try:
         yield Till(
@@ -529,7 +575,7 @@ def checkout(vendor: Vendor, account: Account, http: Http, policy: Policy, clock
                 require_https(account.source, answer.reference)
                 return answer.reference
             reason = answer.reason
-        except (Unreadable, ValueError) as error:
+        except (Unreadable, ValueError, KeyError) as error:
             reason = type(error).__name__
         log.warning("no checkout for an order", order_id=order.id, account=account.source, reason=str(reason))
         raise Refusal(503, "no_checkout", "The payment cannot be taken now; try again in a minute", retry_after_s=60)
@@ -578,6 +624,8 @@ def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
         brand=settings.brand.name,
         tracking_base=settings.brand.tracking_base,
         link_key=signing_key(settings, environment),
+        served=dict.fromkeys(served(settings), SYSTEMS),
+        writes_back=tuple(its.name for its in settings.accounts if its.writes_back),
     )
 
 
@@ -1091,7 +1139,7 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
 async def would_have_sent(settings: Settings, channel: str) -> list[str]:
     """What this channel only observed so far, by what it was, and what became of the rest. Reads every order: seconds per million."""
     async with store_of(settings, lock_wait_s=0.1) as store:
-        found = await observed(store, lanes(settings, ["orders"]), channel)
+        found = await observed(store, lanes(settings, ["orders"]), channel, dict.fromkeys(served(settings), SYSTEMS))
         counters = await store.counters(lanes(settings, ["customers"]))
     said = f"message.{channel}."
     told = [f"{name.removeprefix(said)} {count}" for name, count in sorted(counters.items()) if name.startswith(said)]

@@ -9,15 +9,17 @@ from connectors import shopify, stripe, ups, usps, wms
 from connectors.base import Connector, SettingsError
 from connectors.fcm import Fcm
 from connectors.smtp import Smtp
+from connectors.systems import Systems
 from connectors.twilio import Twilio
 from connectors.vendor import Vendor
 from connectors.webhook import Webhook
 
-CHANNELS: dict[str, type[Smtp] | type[Twilio] | type[Fcm] | type[Webhook]] = {
+CHANNELS: dict[str, type[Smtp] | type[Twilio] | type[Fcm] | type[Webhook] | type[Systems]] = {
     "email": Smtp,
     "sms": Twilio,
     "push": Fcm,
     "webhook": Webhook,
+    "systems": Systems,
 }
 
 ABILITIES: dict[str, Literal["keyed", "lookup", "neither"]] = {name: kind.ability.kind for name, kind in CHANNELS.items()}

@@ -4,8 +4,9 @@ They check what they are sent as strictly as the vendor's specification does, an
 acceptance is written down (and flushed to the ledger's file, if there is one) before it is answered. What happens to a
 request depends on nothing but the seed, the effect and how often the effect was tried, so a run can be repeated.
 
-One HTTP listener serves Twilio (`/2010-04-01/...`), FCM (`/v1/projects/...`, `/token`), webhooks (`/hooks/...`) and the
-judge: `GET /received?channel=&limit=`, `GET /counts`, `POST /faults {"channel": ..., "faults": {...}}`. Loopback only.
+One HTTP listener serves Twilio (`/2010-04-01/...`), FCM (`/v1/projects/...`, `/token`), webhooks (`/hooks/...`), vendors that do
+things for us (`stand_in_vendors`: `/stripe/...`, `/wms/...`) and the judge: `GET /received?channel=&limit=`, `GET /counts`,
+`POST /faults {"channel": ..., "faults": {...}}`. Loopback only.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from connectors.base import Secret
+from connectors.stand_in_vendors import VendorStandIns, accounts
 
 HOST = "127.0.0.1"
 BODY_CAP = 1 << 20
@@ -141,7 +143,7 @@ class StandIns:
         clock: Callable[[], int] = lambda: 0,
         public_key: RSAPublicKey | None = None,
     ) -> None:
-        self.faults = {channel: (faults or {}).get(channel, Faults()) for channel in ("email", "sms", "push", "webhook")}
+        self.faults = {channel: (faults or {}).get(channel, Faults()) for channel in ("email", "sms", "push", "webhook", "systems")}
         self.script: dict[str, deque[str]] = {channel: deque() for channel in self.faults}  # faults of the next tries, before any drawn
         self.tries: dict[str, Counter[str]] = {channel: Counter() for channel in self.faults}
         self.http_port, self.smtp_port = http_port, smtp_port
@@ -154,6 +156,7 @@ class StandIns:
         self.connections: set[asyncio.Task[None]] = set()
         self.sessions: set[SMTP] = set()
         self.twilio, self.fcm, self.hooks = TwilioStandIn(self), FcmStandIn(self), WebhookStandIn(self)
+        self.vendors = VendorStandIns(self, Web)
 
     async def start(self) -> None:
         logging.getLogger("mail.log").setLevel(logging.ERROR)  # it would write every address down
@@ -283,6 +286,8 @@ class StandIns:
                 return self.fcm.token(body)
             case "POST", ["hooks", *_]:
                 return await self.hooks.respond(headers, body)
+            case method, ["stripe" | "wms" as vendor, *rest]:
+                return await self.vendors.respond(method, [vendor, *rest], headers, body, query)
             case "GET", ["received"]:
                 limit = int(query["limit"]) if query.get("limit", "").isdigit() else 100
                 return Web(200, self.received(query.get("channel", ""), limit))
@@ -331,6 +336,7 @@ def settings_for(http_port: int, smtp_port: int) -> dict[str, dict[str, Any]]:
         },
         "push": {"project": PROJECT, "token": Secret(PASSWORD), "url": url},
         "webhook": {"url": f"{url}/hooks/events", "secret": Secret(SIGNING), "private": True},
+        "systems": {"accounts": accounts(url), "private": True},
     }
 
 

@@ -19,6 +19,9 @@ to be linked to one; whatever names both links them, for good: a payment is neve
 - Events of test mode are read like others: which mode an endpoint is sent is the account's choice.
 
 A fetched object does not say when it was captured or closed: it counts from its creation, and the pushed time outranks that.
+
+Done for us: refunds, and checkout sessions for what is still to be paid. Both go out under the effect's ID as idempotency key, which
+Stripe remembers for a day, and name the order in the metadata, so that what they bring about finds it.
 """
 
 from __future__ import annotations
@@ -26,13 +29,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
+from connectors.http import Reply, Request, decode
 from connectors.signature import StripeSignature
-from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, order_id, waiting, within
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, order_id, waiting, within
 from orders import money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import (
@@ -420,6 +426,182 @@ def _session_payment(account: Account, session: Session) -> Payment:
     return payment
 
 
+# --- what it does for us
+URL = "https://api.stripe.com"
+VERSION = "2023-08-16"  # of the API, whatever the account's own is
+KEYED = Ability("keyed", life_s=24 * 3600)
+PAGE = 100  # the most that Stripe gives at once
+
+Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+
+
+class Refunding(msgspec.Struct):
+    payment: str  # payment intent or charge
+    amount: int
+    currency: str
+
+
+class Paying(msgspec.Struct):
+    """What is to be paid, and where the customer comes back to."""
+
+    number: Text
+    amount: int
+    currency: str
+    success_url: Text
+    cancel_url: Text
+
+
+class Made(msgspec.Struct):
+    id: Id
+    status: str | None = None
+    url: str = ""
+
+
+def headers(account: Account, token: str) -> tuple[tuple[str, str], ...]:
+    return ("Authorization", f"Bearer {account.credentials['key'].reveal()}"), ("Stripe-Version", VERSION)
+
+
+def refund(account: Account, ask: Ask) -> Request:
+    its = _asked(ask, Refunding)
+    kind = {"pi_": "payment_intent", "ch_": "charge", "py_": "charge"}.get(its.payment[:3])
+    if kind is None:
+        raise Unreadable("schema", "data.payment")
+    fields: dict[str, str | int] = {
+        kind: its.payment,
+        "amount": _amount(its.amount, its.currency),
+        "metadata[orderflow_effect]": ask.id,
+        f"metadata[{account.order_field}]": _own(ask),
+    }
+    return _posted(account, ask, "refunds", fields)
+
+
+def refund_made(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if reply.status != 200:
+        return _declined(reply)
+    made = decode(reply.body, Made)
+    if made is None:
+        return Unknown(Reason.GATEWAY)
+    return Refused(Reason.OTHER) if made.status in UNDONE else Done(made.id)
+
+
+def checkout(account: Account, ask: Ask) -> Request:
+    """A session whose page takes what the order still owes; its address is the reference, and good for a day."""
+    its = _asked(ask, Paying)
+    price, field, own = "line_items[0][price_data]", account.order_field, _own(ask)
+    fields: dict[str, str | int] = {
+        "mode": "payment",
+        "line_items[0][quantity]": 1,
+        f"{price}[currency]": its.currency.lower(),
+        f"{price}[unit_amount]": _amount(its.amount, its.currency),
+        f"{price}[product_data][name]": its.number,
+        "success_url": its.success_url,
+        "cancel_url": its.cancel_url,
+        "client_reference_id": own,
+        f"metadata[{field}]": own,
+        f"payment_intent_data[metadata][{field}]": own,
+    }
+    return _posted(account, ask, "checkout/sessions", fields)
+
+
+def checkout_made(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if reply.status != 200:
+        return _declined(reply)
+    made = decode(reply.body, Made)
+    return Unknown(Reason.GATEWAY) if made is None or not made.url.startswith("https://") else Done(made.url)
+
+
+def _asked(ask: Ask, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(ask.data, type=kind)
+    except DECODING as error:
+        raise stumbled(error) from None
+
+
+def _own(ask: Ask) -> str:
+    """The order as the shop calls it, and metadata name it."""
+    return ask.order.partition(":")[2]
+
+
+def _amount(minor: int, currency: str) -> int:
+    """Stripe's minor units of ours: the inverse of `_money`."""
+    code = currency.upper()
+    if not money.known(code):
+        raise Unreadable("currency", "data.currency")
+    if not 0 < minor < AMOUNT_MAX:
+        raise Unreadable("bounds", "data.amount")
+    digits: int = money.EXPONENTS[code]
+    amount, rest = divmod(minor * 10 ** DIGITS.get(code, digits), 10**digits)
+    if rest:
+        raise Unreadable("currency", "data.amount")
+    return int(amount)
+
+
+def _posted(account: Account, ask: Ask, what: str, fields: Mapping[str, str | int]) -> Request:
+    form = ("Content-Type", "application/x-www-form-urlencoded")
+    return Request("POST", f"{account.url or URL}/v1/{what}", (form, ("Idempotency-Key", ask.id)), urlencode(fields).encode())
+
+
+MENDABLE = frozenset(  # by the operator, in the configuration or in Stripe's dashboard
+    {"api_key_expired", "secret_key_required", "livemode_mismatch", "testmode_charges_only", "balance_insufficient"}
+)
+
+
+def _declined(reply: Reply) -> Answer:
+    """An error reply. Whatever may have been done is done once: the key makes asking again safe."""
+    refusal = decode(reply.body, Refusal)
+    error = refusal.error if refusal is not None else Problem()
+    if error.code == "charge_already_refunded":
+        return Done(error.code)
+    if error.type == "idempotency_error":
+        return Unknown(Reason.OTHER)  # something was asked for under this key before, and not with these words
+    if error.code in MENDABLE:
+        return TryLater(Reason.CONFIGURATION)
+    match reply.status:
+        case 401 | 403:
+            return TryLater(Reason.CREDENTIALS)
+        case 429:
+            return TryLater(Reason.RATE, reply.retry_after_s)
+        case 409 | 503:
+            return TryLater(Reason.PROVIDER, reply.retry_after_s)
+        case status if status >= 500:
+            return Unknown(Reason.GATEWAY)
+        case status if status < 400 or refusal is None:
+            return TryLater(Reason.CONFIGURATION)  # that was not Stripe
+        case 404:
+            return Refused(Reason.GONE)
+        case 400:
+            return Refused(Reason.CONTENT)
+        case _:
+            return Refused(Reason.OTHER)
+
+
+# --- what it is asked
+class Page(msgspec.Struct):
+    data: list[Named]
+    has_more: bool = False
+
+
+def _since(what: str, **more: str) -> Question:
+    def render(account: Account, value: str, cursor: str) -> Request:
+        query = {"created[gte]": str(int(value or "0") // 1000), "limit": str(PAGE), **more}
+        if cursor:
+            query["starting_after"] = cursor
+        return Request("GET", f"{account.url or URL}/v1/{what}?{urlencode(query)}")
+
+    return Question(what, render, _next)
+
+
+def _single(kind: str, what: str) -> Question:
+    return Question(
+        kind, lambda account, value, cursor: Request("GET", f"{account.url or URL}/v1/{what}/{quote(value, safe='')}"), lambda reply: ""
+    )
+
+
+def _next(reply: Reply) -> str:
+    page = decode(reply.body, Page)
+    return page.data[-1].id if page is not None and page.has_more and page.data else ""
+
+
 # --- how bodies hold them
 Reading: TypeAlias = Callable[[Account, Any, int], Iterable[Record]]  # account, object, when it happened
 
@@ -583,5 +765,18 @@ VENDOR = Vendor(
         "refunds": _listed(Refund, refund_told),
         "dispute": _fetched(Dispute, dispute_fetched),
     },
+    url=URL,
+    questions={
+        "payment_intents": _since("payment_intents"),
+        "payment_intent": _single("payment_intent", "payment_intents"),
+        "refunds": _since("refunds", **{"expand[]": "data.payment_intent"}),
+        "dispute": _single("dispute", "disputes"),
+    },
+    actions={
+        "payment.refund": Action(KEYED, refund, refund_made),
+        "payment.checkout": Action(KEYED, checkout, checkout_made),
+    },
+    login=Login(headers),
+    pace_per_s=25.0,
     complaint=complaint,
 )

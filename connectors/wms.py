@@ -22,24 +22,33 @@ API knows of no tracking numbers, and its line numbers are not the shop's. An or
 On hand is what lies there and may be sold: the total less what is blocked or in quarantine, of stock that is neither damaged
 nor held; where the system behind tells no total, its available quantity. What is promised to orders is still on hand: taking
 reservations off is our stock lane's business. One account is one facility, called by the account's location.
+
+Done for us, by the same API: a pick is an outbound order under the shop's number, and is cancelled as such. The API knows no keys, so
+an order is looked up by its number before it is asked for again; one that is there already is taken for ours. Options: `facility`
+and `customer` as DHL calls them, `service_express` and the like where a service of ours has a name of theirs. A warehouse without
+that API is told by the signed webhook.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
+from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
+from connectors.http import Reply, Request, decode
 from connectors.signature import StandardWebhooks
-from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, ms, order_id, within
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, ms, order_id, within
 from orders.bounds import violation
-from orders.fact import AT_MAX, AnyFact, ItemsPicked, ParcelPacked, ParcelScanned, Quantity, Tracking
+from orders.fact import AT_MAX, AnyFact, ItemsPicked, ParcelPacked, ParcelScanned, Person, Quantity, Tracking
 from orders.request import ReferenceLinked, StockLevelReported
 
 MOST = 1_000_000_000  # of one item in one place; below zero is a count gone wrong, and is said as such
@@ -280,6 +289,184 @@ def _on_hand(line: Stock) -> int:
     return line.total_stock_on_hand_quantity - (line.blocked_quantity or 0) - (line.quarantine_quantity or 0)
 
 
+# --- what it does for us
+URL = "https://dsc.api.dhl.com/dhllink/wms/v2"
+LOOKUP = Ability("lookup")
+LISTED = 50  # orders that a list gives at most
+
+
+class Item(msgspec.Struct):
+    line: str
+    sku: Id
+    quantity: int
+
+
+class Picking(msgspec.Struct):
+    placed: int  # when the order was, ms
+    lines: list[Item]
+    to: Person
+    number: str = ""
+    service: str = ""
+
+
+class Found(msgspec.Struct, rename="camel"):
+    order_number: str | None = None
+    cancelled_flag: bool | None = None
+
+
+def headers(account: Account, token: str) -> tuple[tuple[str, str], ...]:
+    user, password = (account.credentials[name].reveal() for name in ("user", "password"))
+    return (("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode()),)
+
+
+def pick(account: Account, ask: Ask) -> Request:
+    its = _asked(ask)
+    where = _contact(its.to)
+    body: dict[str, Any] = {
+        **_whose(account),
+        "orderNumber": _number(ask),
+        "orderType": "CustomerOrder",
+        "orderDate": datetime.fromtimestamp(its.placed / 1000, UTC).strftime("%Y%m%d%H%M%S"),
+        "customerPurchaseOrderNumber": its.number,
+        "shipTo": where,
+        "billTo": where,
+        "orderLines": [
+            {
+                "lineNumber": number,
+                "itemNumber": item.sku,
+                "orderedQuantity": item.quantity,
+                "unitOfMeasure": "EA",
+                "inventoryStatus": "Available",
+            }
+            for number, item in enumerate(its.lines, start=1)
+        ],
+    }
+    if level := account.options.get(f"service_{its.service}"):
+        body["carrierServiceLevel"] = level
+    return Request("POST", f"{account.url or URL}/order", (("Content-Type", "application/json"),), msgspec.json.encode(body))
+
+
+def picked(account: Account, ask: Ask, reply: Reply) -> Answer:
+    return Done(_number(ask)) if reply.status in (200, 201, 409) else _declined(reply)  # 409: it is there already
+
+
+def cancel(account: Account, ask: Ask) -> Request:
+    return Request("DELETE", _order(account, _number(ask)))
+
+
+def cancelled(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if reply.status in (404, 409):
+        return Refused(Reason.GONE)  # unknown there, or too far: somebody has to look
+    return Done(_number(ask)) if reply.status == 200 else _declined(reply)
+
+
+def look(account: Account, ask: Ask) -> Request:
+    return Request("GET", _order(account, _number(ask)))
+
+
+def pick_found(account: Account, ask: Ask, reply: Reply) -> Answer:
+    found = _found(ask, reply)
+    return Done(_number(ask)) if isinstance(found, Found) else found
+
+
+def cancel_found(account: Account, ask: Ask, reply: Reply) -> Answer:
+    found = _found(ask, reply)
+    if isinstance(found, Found):
+        return Done(_number(ask)) if found.cancelled_flag else TryLater(Reason.NOT_FOUND)
+    return Done(_number(ask)) if found == TryLater(Reason.NOT_FOUND) else found
+
+
+def _found(ask: Ask, reply: Reply) -> Found | Answer:
+    """The order as it lies there. That it does not is certain only where the warehouse's system itself says so."""
+    if reply.status == 404 and decode(reply.body, Problem) is not None:
+        return TryLater(Reason.NOT_FOUND)
+    if reply.status != 200:
+        return Unknown(Reason.GATEWAY) if reply.status in (404, 500, 502, 504) else _declined(reply)
+    found = decode(reply.body, Found)
+    return found if found is not None and found.order_number == _number(ask) else Unknown(Reason.GATEWAY)
+
+
+def _asked(ask: Ask) -> Picking:
+    try:
+        its = msgspec.json.decode(ask.data, type=Picking)
+    except DECODING as error:
+        raise stumbled(error) from None
+    if not its.lines:
+        raise Unreadable("schema", "data.lines")
+    if any(not 0 < item.quantity <= MOST for item in its.lines):
+        raise Unreadable("bounds", "data.lines.quantity")
+    within(its.placed, "data.placed")
+    return its
+
+
+def _number(ask: Ask) -> str:
+    """The order as the shop calls it: so what is read of it is of the same order."""
+    return ask.order.partition(":")[2]
+
+
+def _whose(account: Account) -> dict[str, str]:
+    return {"facilityId": account.options["facility"], "customerId": account.options["customer"]}
+
+
+def _order(account: Account, number: str) -> str:
+    return f"{account.url or URL}/order?{urlencode({**_whose(account), 'orderNumber': number})}"
+
+
+def _contact(to: Person) -> dict[str, str]:
+    a = to.address
+    found = dict(zip(("addressLine1", "addressLine2", "addressLine3"), a.lines, strict=False))
+    needed = {"addressLine1": found.get("addressLine1", ""), "postCode": a.postcode, "city": a.city, "countryCode": a.country}
+    if missing := next((name for name, value in needed.items() if not value), ""):
+        raise Unreadable("schema", f"data.to.address: {missing}")
+    more = {"addressType": "CST", "state": a.region, "name": to.name, "phoneNumber": to.phone, "email": to.email}
+    return {name: value for name, value in {**found, **needed, **more}.items() if value}
+
+
+def _declined(reply: Reply) -> Answer:
+    told = decode(reply.body, Problem) is not None
+    match reply.status:
+        case 401:
+            return TryLater(Reason.CREDENTIALS)
+        case 429:
+            return TryLater(Reason.RATE, reply.retry_after_s)
+        case 503 if told:
+            return TryLater(Reason.PROVIDER, reply.retry_after_s)
+        case status if status >= 500 or status == 200:
+            return Unknown(Reason.GATEWAY)
+        case 400 | 422 if told:
+            return Refused(Reason.CONTENT)
+        case 413:
+            return Refused(Reason.TOO_LARGE)
+        case _:
+            return TryLater(
+                Reason.CONFIGURATION
+            )  # 403: facility, customer and user do not belong together; 404, 405: the address is not the API's
+
+
+# --- what it is asked
+class Listing(msgspec.Struct, rename="camel"):
+    order_number_list: list[msgspec.Raw]
+    total_order_count: int = 0
+    offset: int = 0
+
+
+def _listing(account: Account, value: str, cursor: str) -> Request:
+    query = {**_whose(account), "offset": cursor or "0", "limit": str(LISTED)}
+    return Request("GET", f"{account.url or URL}/order/list?{urlencode(query)}")
+
+
+def _following(reply: Reply) -> str:
+    page = decode(reply.body, Listing)
+    if page is None or not page.order_number_list:
+        return ""
+    end = page.offset + len(page.order_number_list)
+    return str(end) if end < page.total_order_count else ""
+
+
+def _stock(account: Account, value: str, cursor: str) -> Request:
+    return Request("GET", f"{account.url or URL}/inventory/summary?{urlencode({**_whose(account), 'itemNumber': value})}")
+
+
 # --- errors
 class Problem(msgspec.Struct):
     title: str
@@ -349,5 +536,16 @@ VENDOR = Vendor(
         "order": _fetched(Listed, order, "the order is not picked, packed or shipped"),
         "inventory": _fetched(Inventory, inventory, "no item lies there"),
     },
+    url=URL,
+    questions={
+        "orders": Question("orders", _listing, _following),
+        "order": Question("order", lambda account, value, cursor: Request("GET", _order(account, value)), lambda reply: ""),
+        "inventory": Question("inventory", _stock, lambda reply: ""),
+    },
+    actions={
+        "warehouse.pick": Action(LOOKUP, pick, picked, look, pick_found),
+        "warehouse.cancel": Action(LOOKUP, cancel, cancelled, look, cancel_found),
+    },
+    login=Login(headers),
     complaint=complaint,
 )

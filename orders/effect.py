@@ -25,7 +25,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
     number: int
     claimed_at: int
     deadline: int  # ms: a call not started by then must not start; past it without an outcome it is unknown
-    body_hash: str
+    body_hash: str  # of the rendered bytes; behind an @ the channel they left by, where it is another than "webhook"
     outcome: str = ""
     outcome_at: int = 0
     after: int = 0  # retryable: not before, ms
@@ -108,7 +108,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lane: str  # "orders.0.3": where the outcome goes back to
     key: str  # the state that owns it: order ID or customer ID
     effect: str  # effect ID = idempotency key
-    channel: str  # "email" | "sms" | "push" | "webhook"
+    channel: str  # "email" | "sms" | "push" | "webhook" | "systems"
     attempt: int
     deadline: int  # ms by the lane's clock
     body: bytes  # rendered request, without credentials; kept with the attempt

@@ -8,6 +8,7 @@ at the claim, at everything that may have changed since it became wanted.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -34,6 +35,8 @@ RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
 REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
 PAYMENT_LINK, TRACKING_LINK = "reference.link payment", "reference.link tracking"
+UNPICK = "warehouse.cancel cancelled"
+FULFIL, TAG = "shop.fulfil shipped", "shop.tag"
 RETIRE = "retire"
 TEAMS = {  # what a notice is about -> who is told
     "stock_risk": "inventory",
@@ -48,10 +51,13 @@ TEAMS = {  # what a notice is about -> who is told
     "cancelled_after_pick": "warehouse",
 }
 MESSAGE_CHANNELS = {"notify.email": "email", "notify.sms": "sms", "notify.push": "push"}
-OUTSIDE = frozenset({"warehouse.pick", "carrier.label", "carrier.void", "payment.refund", "team.notice"})
+SYSTEMS = "systems"  # the channel of vendors' accounts that do things for us
+SHOP = frozenset({"shop.fulfil", "shop.tag"})
+OUTSIDE = SHOP | {"warehouse.pick", "warehouse.cancel", "carrier.label", "carrier.void", "payment.refund", "team.notice"}
 CHANNELS = {  # whose mode decides about an effect; links between our own lanes have none
     **MESSAGE_CHANNELS,
     **dict.fromkeys(OUTSIDE, "webhook"),
+    **dict.fromkeys(SHOP, SYSTEMS),
     **dict.fromkeys(("stock.reserve", "stock.release", "stock.ship"), "stock"),
     "reference.link": "",
 }
@@ -59,10 +65,26 @@ UNANSWERED = frozenset({"reference.link", "stock.ship"})  # done when their reco
 KEPT = frozenset({"stock.reserve", "stock.release"})  # once asked, answered: never withdrawn, but undone by a release
 
 
+TAGS: list[tuple[Callable[[View], bool], Status]] = [  # what a shop's order is tagged with, each once: what can only grow
+    (lambda o: o.paid_in_full, Status.PAYMENT_CONFIRMED),
+    (lambda o: bool(o.picked or o.parcels), Status.IN_PROGRESS),
+    (lambda o: o.all_shipped, Status.SHIPPED),
+    (lambda o: o.all_delivered, Status.DELIVERED),
+    (lambda o: o.all_returned, Status.RETURNED),
+    (lambda o: o.cancelled, Status.CANCELLED),
+    (lambda o: 0 < o.paid <= o.refunded, Status.REFUNDED),
+]
+
+
 class Wanted(msgspec.Struct, gc=False):
     effects: list[str]  # names; one may occur twice
     timers: dict[str, int]  # name -> due, ms; only those that have not fired
     rung: dict[str, int]  # those due by `now`, taken for fired: what follows from them is among the effects
+
+
+def channel_of(action: str, policy: Policy) -> str:
+    """The channel by which an action leaves, "" for links between our own lanes."""
+    return policy.served.get(action) or CHANNELS[action]
 
 
 def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
@@ -144,6 +166,11 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
     if placed.promised and open_ and ("delay" in fired or _rings(out, "delay", placed.promised, now)):
         effects.extend(say.delay)
 
+    # what the shop is told
+    if placed.system in policy.writes_back and not past:
+        effects.extend(f"{FULFIL} {parcel.id}" for parcel in view.parcels.values() if _left(view, parcel))
+        effects.extend(f"{TAG} {status}" for holds, status in TAGS if holds(view))
+
     # undoing
     if cancelled and not past:
         _undo(view, order, policy, out)
@@ -210,6 +237,15 @@ def _parcels(view: View, order: Order, policy: Policy, out: Wanted, going: bool,
             effects.extend(say.feedback)
 
 
+def _left(view: View, parcel: Parcel) -> bool:
+    """Whether the shop is to be told of a parcel: it is packed, has a number, and is none that the shop itself has told of."""
+    return bool(parcel.tracking and (parcel.packed_at or parcel.shipped_at)) and not view.cancelled and not _shop_knows(view, parcel)
+
+
+def _shop_knows(view: View, parcel: Parcel) -> bool:
+    return view.placed is not None and view.placed.system in parcel.systems
+
+
 def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:
     """Reserved stock leaves with its parcel, or is given back once nothing asks for it; a decline that settles keeps it."""
     gone = [p for p in view.parcels.values() if p.shipped_at]
@@ -245,6 +281,8 @@ def answered(effect: Effect, view: View) -> bool:
             return effect.instance in view.picked
         case "carrier.label":
             return effect.instance in view.parcels and bool(view.parcels[effect.instance].tracking)
+        case "shop.fulfil":
+            return effect.instance in view.parcels and _shop_knows(view, view.parcels[effect.instance])
         case "payment.refund":
             return 0 < view.paid <= view.refunded
     return False
@@ -278,8 +316,11 @@ def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
     for parcel in view.parcels.values():
         if made(order.ledger.get(f"{LABEL} {parcel.id}"), view) or parcel.tag is Tracking.LABEL_CREATED:
             effects.append(f"{VOID} {parcel.id}")
-    if view.picked or any(name.startswith(PICK) and made(effect, view) for name, effect in order.ledger.items()):
+    asked = [effect for name, effect in order.ledger.items() if name.startswith(PICK) and made(effect, view)]
+    if view.picked or asked:
         effects.append("team.notice cancelled_after_pick")
+    if "warehouse.cancel" in policy.served:  # by the signed webhook the notice is all there is
+        effects.extend(f"{UNPICK} {effect.instance}" for effect in asked if effect.instance not in view.picked)
 
 
 def unpicked(view: View) -> list[str]:
@@ -301,8 +342,10 @@ def line_left(line: str, parcels: list[Parcel]) -> bool:
 def guard(effect: Effect, view: View, order: Order) -> str:
     """Why an effect that is wanted must still wait; "" when it may be claimed."""
     action = effect.action
-    if action == "team.notice":
+    if action in ("team.notice", "shop.tag"):
         return ""
+    if action == "shop.fulfil":
+        return "held" if view.holds and not view.shipped_at else ""
     if effect.undoes:
         undone = next((e for e in order.ledger.values() if e.id == effect.undoes), None)
         return "undoes_open" if undone is not None and undone.open and not answered(undone, view) and made(undone, view) else ""
@@ -327,6 +370,8 @@ def undoes(name: str, order_id: str) -> str:
     action, _, instance = parts(name)
     if action == "carrier.void":
         return effect_id(order_id, "packed", instance, "carrier.label")
+    if action == "warehouse.cancel":
+        return effect_id(order_id, "in_progress", instance, "warehouse.pick")
     return ""
 
 
@@ -442,7 +487,7 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
     fields = {
         "customer_name": view.person.name,
         "order_number": placed.number,
-        "tracking_page": f"{base}/track/{signed(order.id, 'track', policy)}",
+        "tracking_page": _tracking_page(order.id, policy),
         "short_link": f"{base}/t/{signed(order.id, 'track', policy)}",
         "status_text": _status_text(milestone),
         "product_name": products(view, ()),
@@ -541,28 +586,55 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
     """Canonical JSON of one effect for the outside, without credentials: {"event", "id", "order", "data"}."""
     data: dict[str, Any] = {"number": view.placed.number if view.placed is not None else "", "milestone": effect.milestone}
     instance = effect.instance
+    if effect.action in SHOP:
+        data.update(system=view.placed.system if view.placed is not None else "", shop_order=order.id.partition(":")[2])
     if effect.action == "warehouse.pick":
         lines = [x for x in view.lines if x.line in view.reserved and view.reserved[x.line].location == instance]
         data["location"] = instance
         data["turn"] = turn(view, policy)
         data["service"] = view.placed.service if view.placed is not None else ""
         data["lines"] = [{"line": x.line, "sku": x.sku, "title": x.title, "quantity": wanted(view, x)} for x in lines]
+        data["to"] = view.person
+        data["placed"] = view.placed.at if view.placed is not None else view.first_at
+    elif effect.action == "warehouse.cancel":
+        data.update(location=instance, pick=effect.undoes)
     elif effect.action == "carrier.label":
         parcel = view.parcels[instance]
         data["parcel"] = instance
         data["service"] = view.placed.service if view.placed is not None else ""
         data["lines"] = [{"line": q.line, "quantity": q.quantity} for q in parcel.lines]
         data["to"] = view.person
+        data["value"], data["currency"] = _value(view, parcel), view.currency
     elif effect.action == "carrier.void":
         parcel = view.parcels[instance]
         data.update(parcel=instance, tracking=parcel.tracking, carrier=parcel.carrier, label=effect.undoes)
+        data["service"] = view.placed.service if view.placed is not None else ""
     elif effect.action == "payment.refund":
         outstanding = max(view.paid, view.captured) - view.refunded
-        captured = next((f.amount for f in view.captures if f.object == instance), outstanding)
-        data.update(payment=instance, amount=min(captured, outstanding), currency=view.currency)
+        capture = next((f for f in view.captures if f.object == instance), None)
+        amount = outstanding if capture is None else min(capture.amount, outstanding)
+        data.update(payment=instance, amount=amount, currency=view.currency, system="" if capture is None else capture.system)
+    elif effect.action == "shop.fulfil":
+        parcel = view.parcels[instance]
+        data.update(parcel=instance, carrier=parcel.carrier, tracking=parcel.tracking, tracking_link=_tracking_page(order.id, policy))
+        data["lines"] = [{"line": q.line, "quantity": q.quantity} for q in parcel.lines]
+    elif effect.action == "shop.tag":
+        data["tags"] = [f"orderflow:{effect.milestone}"]
     else:
         data.update(team=TEAMS[effect.milestone], about=effect.milestone, instance=instance)
     return encode_body({"event": effect.action, "id": effect.id, "order": order.id, "data": data})
+
+
+def _value(view: View, parcel: Parcel) -> int:
+    """What the goods in a parcel cost, in minor units; those of the whole order where it names none."""
+    prices = {x.line: x.price for x in view.lines}
+    if not parcel.lines:
+        return sum(x.price * wanted(view, x) for x in view.lines)
+    return sum(prices.get(q.line, 0) * q.quantity for q in parcel.lines)
+
+
+def _tracking_page(order_id: str, policy: Policy) -> str:
+    return f"{policy.tracking_base}/track/{signed(order_id, 'track', policy)}"
 
 
 encode_body = msgspec.json.Encoder(order="deterministic").encode

@@ -114,6 +114,9 @@ class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknow
     link_key: str = ""  # secret: signs the codes in links; without one they can be guessed
     default_location: str = "main"  # stock location of a line that names none
 
+    served: dict[str, str] = {}  # action -> channel, for what goes another way than `orders.plan.CHANNELS` says
+    writes_back: tuple[str, ...] = ()  # sources whose shop is told what became of its orders
+
     def __post_init__(self) -> None:
         if not 0 <= self.approve_below <= self.review_above <= self.decline_above <= 1:
             raise ValueError("policy: 0 <= approve_below <= review_above <= decline_above <= 1 must hold")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,8 @@ class Parcel(msgspec.Struct, gc=False):
     shipped_live: bool = True  # False: known from history only, sends nothing
     out_live: bool = True
     delivered_live: bool = True
+    label: str = ""  # file of the label that we bought for it
+    systems: tuple[str, ...] = ()  # who has told of it, in the order of telling
 
 
 class View(msgspec.Struct, gc=False):
@@ -117,6 +119,7 @@ class View(msgspec.Struct, gc=False):
 
     # parcels
     parcels: Mapping[str, Parcel] = EMPTY
+    renamed: Mapping[str, str] = EMPTY  # what else a parcel is called -> its ID here
     shipped_at: int = 0  # the first parcel
     all_shipped: bool = False
     out_for_delivery: bool = False
@@ -256,7 +259,7 @@ def _picked(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 
 def _packed(v: View, f: Any, persons: dict[str, Person]) -> None:
-    p = _parcel(v, f.parcel)
+    p = _parcel(v, f)
     if not p.packed_at:
         p.packed_at = f.at
     if f.lines:
@@ -264,7 +267,7 @@ def _packed(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 
 def _scanned(v: View, f: Any, persons: dict[str, Person]) -> None:
-    p = _parcel(v, f.parcel)
+    p = _parcel(v, f)
     if f.carrier:
         p.carrier = f.carrier
     if f.tracking:
@@ -353,12 +356,48 @@ def _retracted(v: View, f: Any, persons: dict[str, Person]) -> None:
     pass  # taken into account before the pass: what it names is not looked at
 
 
-def _parcel(v: View, id: str) -> Parcel:
+def _parcel(v: View, f: Any) -> Parcel:
+    id = f.parcel
+    if v.renamed:
+        id = v.renamed.get(id, id)
     parcel = v.parcels.get(id)
     if parcel is None:
         parcel = Parcel(id)
         v.parcels = {**v.parcels, id: parcel}
+    if f.system not in parcel.systems:
+        parcel.systems = (*parcel.systems, f.system)
     return parcel
+
+
+class Label(NamedTuple):
+    """A label that we bought, as the outcome of its effect says: "<carrier> <tracking number> <file>", no file where none was kept."""
+
+    parcel: str
+    carrier: str
+    tracking: str
+    file: str
+    voided: bool
+
+
+def _labels(order: Order) -> list[Label]:
+    found = []
+    for effect in order.ledger.values():
+        if effect.action != "carrier.label" or not effect.attempts or effect.attempts[-1].outcome != "sent":
+            continue
+        carrier, *said = effect.attempts[-1].reference.split(" ")
+        if said:  # a sandbox says less
+            void = order.ledger.get(f"carrier.void cancelled {effect.instance}")
+            voided = void is not None and bool(void.attempts) and void.attempts[-1].outcome == "sent"
+            found.append(Label(effect.instance, carrier, said[0], " ".join(said[1:]), voided))
+    return found
+
+
+def _same(v: View) -> dict[str, str]:
+    """Shop, warehouse and carrier each have a name for a parcel; where the number is one it is one parcel, by the name told first."""
+    first: dict[str, str] = {}
+    for p in sorted(v.parcels.values(), key=lambda p: not p.label):  # what we bought a label for keeps its name
+        first.setdefault(p.tracking or p.id, p.id)
+    return {p.id: first[p.tracking or p.id] for p in v.parcels.values() if first[p.tracking or p.id] != p.id}
 
 
 def _more(so_far: Mapping[str, int], lines: tuple[Quantity, ...]) -> dict[str, int]:
@@ -411,8 +450,17 @@ def view(order: Order) -> View:
 
 
 def derive(order: Order) -> View:
-    """The part of a view that follows from facts alone; `conclude` completes it."""
+    """The part of a view that follows from facts, and from the labels that we bought; `conclude` completes it."""
+    labels = _labels(order) if order.ledger else []
+    v = _pass(order, labels, {label.tracking: label.parcel for label in labels} if labels else EMPTY)
+    if len(v.parcels) > 1 and (same := _same(v)):
+        v = _pass(order, labels, {**v.renamed, **same})
+    return v
+
+
+def _pass(order: Order, labels: list[Label], renamed: Mapping[str, str]) -> View:
     v = View(order.id)
+    v.renamed = renamed
     persons = order.persons
     gone = NO_KEYS
     if order.retracts:
@@ -440,6 +488,12 @@ def derive(order: Order) -> View:
         _stock(v)
     if v.messages:
         v.answered = {**v.answered, **v.messages}
+    for label in labels:
+        parcel = v.parcels.get(label.parcel)
+        if parcel is not None and not label.voided:
+            parcel.label = label.file
+            parcel.carrier = parcel.carrier or label.carrier
+            parcel.tracking = parcel.tracking or label.tracking
     if v.parcels:
         _parcels(v)
     if placed is not None and not v.shipped_at and "address" not in placed.not_applicable:

@@ -14,7 +14,14 @@ from orders.state import decode as decode_order
 from streams.clock import Clock
 from streams.dispatch import Modes
 
-MODED = ("email", "sms", "push", "webhook", "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
+MODED = (
+    "email",
+    "sms",
+    "push",
+    "webhook",
+    "systems",
+    "stock",
+)  # stock is asked of our own lanes, but only where they are the stock's truth
 MODES = {channel: ("observe", "live") if channel == "stock" else ("observe", "sandbox", "live", "stopped") for channel in MODED}
 _decode = msgspec.json.Decoder(Modes).decode
 
@@ -63,8 +70,8 @@ class Observed(msgspec.Struct, frozen=True):
     whole: bool = True  # False: there are more orders than were looked at
 
 
-async def observed(store: Store, lanes: Sequence[LaneId], channel: str, at_most: int = 0) -> Observed:
-    """Reads the states of these lanes, seconds per million; at most so many, 0: all."""
+async def observed(store: Store, lanes: Sequence[LaneId], channel: str, served: Mapping[str, str], at_most: int = 0) -> Observed:
+    """Reads the states of these lanes, seconds per million; at most so many, 0: all. `served`: `Policy.served`."""
     kinds: Counter[str] = Counter()
     orders = unread = 0
     for lane in lanes:
@@ -79,7 +86,7 @@ async def observed(store: Store, lanes: Sequence[LaneId], channel: str, at_most:
                 continue
             for name in closed:
                 action, milestone, _ = parts(name)
-                if CHANNELS.get(action) == channel:
+                if served.get(action, CHANNELS.get(action)) == channel:
                     kinds[milestone if action in MESSAGE_CHANNELS else f"{action} {milestone}"] += 1
     return Observed(_sorted(kinds), orders, unread)
 

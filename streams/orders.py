@@ -39,7 +39,6 @@ from orders.journal import (
 )
 from orders.merge import absorb, key_hash
 from orders.plan import (
-    CHANNELS,
     KEPT,
     MESSAGE_CHANNELS,
     OUTSIDE,
@@ -49,6 +48,7 @@ from orders.plan import (
     answered,
     blocked,
     body,
+    channel_of,
     customer_of,
     doubtful,
     freed,
@@ -105,7 +105,7 @@ class Work(msgspec.Struct):
 
 
 class OrdersProcessor:
-    """`features` lays a view out as the model's row; `abilities` says per channel what can be done about an unknown outcome:
+    """`features` lays a view out as the model's row; `abilities` says per action, or per channel, what can be done about an unknown:
     "keyed" (again with the same key and bytes), "lookup" (ask what became of it) or "neither" (a person looks at it)."""
 
     name = "orders"
@@ -397,7 +397,7 @@ class OrdersProcessor:
             action = name[: name.index(" ")]
             mode = modes.get(action)
             if mode is None:
-                channel = CHANNELS[action]
+                channel = channel_of(action, self._policy)
                 mode = modes[action] = channels.mode(channel) if channel else "live"
             if mode == "observe":
                 if known is None:
@@ -513,17 +513,20 @@ class OrdersProcessor:
         """Writes attempts for what the channel can start now, those whose turn comes first first; the others wait."""
         claimable.sort(key=lambda c: (c[0], c[2].order.id, c[1]))
         policy = self._policy
-        mode = channels.mode("webhook")
         for _, name, its, effect in claimable:
             order, v = its.order, its.view
             assert v is not None
             key = order.id
-            if self._ability(effect) != "lookup":
-                sent = {a.body_hash for a in doubtful(effect, v)}
-                if sent and sent != {_digest(body(effect, v, order, policy))}:
-                    continue  # it may have been taken with other bytes: held, and shown as unknown
-            if mode not in ("live", "sandbox") or not channels.take("webhook"):
-                self._due(result, key, channels.retry_at("webhook", now))
+            channel = channel_of(effect.action, policy)
+            if sent := {a.body_hash for a in doubtful(effect, v)}:
+                again = {_digest(body(effect, v, order, policy), channel)}
+                if self._ability(effect) == "lookup":  # whatever the bytes were
+                    sent, again = {_by(digest) for digest in sent}, {_by(digest) for digest in again}
+                if sent != again:
+                    continue  # it may have been taken with other bytes, or by another system: held, and shown as unknown
+            mode = channels.mode(channel)
+            if mode not in ("live", "sandbox") or not channels.take(channel):
+                self._due(result, key, channels.retry_at(channel, now))
                 continue
             last = effect.attempts[-1] if effect.attempts else None
             unknown = last is not None and last.outcome == "unknown"
@@ -536,7 +539,7 @@ class OrdersProcessor:
                 effect=name,
                 attempt=number,
                 deadline=now + policy.lease_ms,
-                body_hash=_digest(rendered),
+                body_hash=_digest(rendered, channel),
                 mode=mode,
                 lookup=lookup,
                 channels=channels.version,
@@ -548,7 +551,7 @@ class OrdersProcessor:
                     lane=f"{self.name}.{self._layout}.{partition}",
                     key=key,
                     effect=effect.id,
-                    channel="webhook",
+                    channel=channel,
                     attempt=number,
                     deadline=claimed.deadline,
                     body=rendered,
@@ -564,7 +567,7 @@ class OrdersProcessor:
         result.due[key] = min(result.due[key] or at, at)
 
     def _ability(self, effect: Effect) -> str:
-        return self._abilities.get(effect.action) or self._abilities.get("webhook", "neither")
+        return self._abilities.get(effect.action) or self._abilities.get(channel_of(effect.action, self._policy), "neither")
 
     def _record(self, name: str, id: str, v: View, order: Order, now: int) -> Outgoing:
         topic, key, record = request(name, id, v, order, self._policy, now)
@@ -672,8 +675,14 @@ def _ended(order: Order, outcome: Outcome) -> Ended | None:
     return None
 
 
-def _digest(rendered: bytes) -> str:
-    return blake2b(rendered, digest_size=12).hexdigest()
+def _digest(rendered: bytes, channel: str) -> str:
+    hash = blake2b(rendered, digest_size=12).hexdigest()
+    return hash if channel == "webhook" else f"{hash}@{channel}"
+
+
+def _by(digest: str) -> str:
+    """The channel that a digest's bytes left by; "" for the webhook."""
+    return digest.partition("@")[2]
 
 
 def _outgoing(topic: str, v: View, record: msgspec.Struct) -> Outgoing:

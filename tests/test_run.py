@@ -165,7 +165,9 @@ def test_modes_are_changed_with_their_version_and_what_was_never_observed_is_sai
     shutil.copytree(laid_out, place / "data")
     config = configured(place)
     said = say("--config", config, "go-live", "email", "--yes")
-    assert said.code == 0 and said.out == "version 1: email live, sms observe, push observe, webhook observe, stock observe\n"
+    assert (
+        said.code == 0 and said.out == "version 1: email live, sms observe, push observe, webhook observe, systems observe, stock observe\n"
+    )
     assert say("--config", config, "go-live", "--stop", "wrong prices").out == "version 2: stopped: wrong prices\n"
     assert say("--config", config, "go-live", "--start").out.startswith("version 3: email live")
     assert "nothing has been observed on sms yet" in say("--config", config, "go-live", "sms").out  # and nobody said yes

@@ -258,6 +258,8 @@ def _effect_title(action: str, milestone: str, instance: str) -> str:
     if verb == "notify":
         return f"{CHANNELS.get(rest, rest)} “{words(milestone)}”"
     title = words(f"{verb} {rest}") if verb != "team" else f"Notice: {words(milestone).lower()}"
+    if action == "shop.tag":
+        title = f"{title}: {words(milestone).lower()}"
     return f"{title} {instance}" if instance else title
 
 

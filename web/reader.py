@@ -210,7 +210,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """One message as a stand-in of the demo received it."""
 
     at: int
-    channel: str  # "email" | "sms" | "push" | "webhook"
+    channel: str  # "email" | "sms" | "push" | "webhook" | "systems"
     to: str
     subject: str = ""
     text: str = ""

@@ -36,7 +36,7 @@ class StoreSwitch:
         return await self._document.change(by, change, seen)
 
     async def observed(self, channel: str) -> Observed:
-        return await observed(self._store, self._orders, channel, LOOKED_AT)
+        return await observed(self._store, self._orders, channel, self._policy.served, LOOKED_AT)
 
     async def preview(self, channel: str) -> Preview | None:
         if channel not in MESSAGE_CHANNELS.values():

@@ -26,7 +26,7 @@ STEP = {code: number for number, (code, _) in enumerate(MILESTONES, 1)} | {
     "returned": 6,
     "refunded": 6,
 }
-CHANNELS = {"email": "E-mail", "sms": "SMS", "push": "Push", "webhook": "Webhook", "stock": "Stock"}
+CHANNELS = {"email": "E-mail", "sms": "SMS", "push": "Push", "webhook": "Webhook", "systems": "Connected systems", "stock": "Stock"}
 TONES = {"sent": "good", "delivered": "good", "opened": "good", "rejected": "bad", "unknown": "warn", "expired": "warn", "bounced": "bad"}
 
 

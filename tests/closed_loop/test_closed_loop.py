@@ -105,6 +105,25 @@ def test_an_unknown_outcome_is_tried_again_only_where_the_provider_can_tell(fact
             assert len(set(bodies)) == 1 or ability == "lookup"
 
 
+BY_ACCOUNTS = Policy(
+    retire_after_ms=0,
+    served=dict.fromkeys(("warehouse.pick", "warehouse.cancel", "carrier.label", "carrier.void", "payment.refund"), "systems"),
+    writes_back=("shopify:lumi",),
+)
+
+
+@pytest.mark.parametrize("ability", ["neither", "keyed"])
+@pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_the_promises_hold_where_accounts_do_it_and_the_shop_is_told(facts: list[Fact], ability: str) -> None:
+    for seed in range(6):
+        world = World(facts, seed, policy=BY_ACCOUNTS, ability=ability, label="UPS 1Z-P1 0a1b", channel="systems")
+        run = world.run()
+        assert check_run(run, ability) == []
+        assert replay(run, ORDER, random.Random(seed)) == world.stored[ORDER]
+        for bodies in world.sent.values():
+            assert len(bodies) == 1 or (ability == "keyed" and len(set(bodies)) == 1)
+
+
 def test_in_observe_nothing_leaves_and_nothing_stays_open() -> None:
     for facts in SCENARIOS.values():
         world = World(facts, 3, mode="observe")

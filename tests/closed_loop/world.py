@@ -70,10 +70,13 @@ class World:
         trouble: float = 0.2,
         ability: str = "neither",
         mode: str = "live",
+        label: str = "",
+        channel: str = "webhook",
     ) -> None:
         self.rng = random.Random(seed)
+        self.label = label  # what a carrier's label is known by
         self.policy = policy or Policy(retire_after_ms=0)
-        self.processor = OrdersProcessor(row, self.policy, {"webhook": ability})
+        self.processor = OrdersProcessor(row, self.policy, {channel: ability})
         self.channels = Live(self.rng, mode)
         self.fraud, self.trouble = fraud, trouble
         self.order_id = facts[0].order
@@ -144,10 +147,7 @@ class World:
                 "at": self.now,
                 "facts": [r.value for r in records],
                 "journal": result.journal,
-                "claims": [
-                    {"effect": c.effect, "attempt": c.attempt, "body_hash": blake2b(c.body, digest_size=12).hexdigest()}
-                    for c in result.claims
-                ],
+                "claims": [{"effect": c.effect, "attempt": c.attempt, "body_hash": body_hash(c)} for c in result.claims],
             }
         )
         for claim in result.claims:
@@ -169,7 +169,15 @@ class World:
         self.at(
             end,
             "outcome",
-            Outcome(key=claim.key, effect=claim.effect, attempt=claim.attempt, kind=kind, at=end, after=end if kind == "retryable" else 0),
+            Outcome(
+                key=claim.key,
+                effect=claim.effect,
+                attempt=claim.attempt,
+                kind=kind,
+                at=end,
+                after=end if kind == "retryable" else 0,
+                reference=self.label if kind == "sent" and b'"carrier.label"' in claim.body else "",
+            ),
         )
 
     def ask_other_lane(self, topic: str, record: dict[str, Any]) -> None:
@@ -234,6 +242,12 @@ class World:
             "reserved": sorted(v.reserved),
         }
         return {"view": told, "wanted": sorted(set(plan(v, order, self.policy).effects)), "state": reported(order).hex()}
+
+
+def body_hash(claim: Claim) -> str:
+    """As the journal is to have it."""
+    digest = blake2b(claim.body, digest_size=12).hexdigest()
+    return digest if claim.channel == "webhook" else f"{digest}@{claim.channel}"
 
 
 OF_LANES = ("stock", "customers")

@@ -9,8 +9,8 @@ from connectors.registry import ABILITIES, CHANNELS, connect
 
 
 def test_every_channel_of_the_product_has_a_connector() -> None:
-    assert set(CHANNELS) == set(ABILITIES) == {"email", "sms", "push", "webhook"}
-    assert ABILITIES == {"email": "neither", "sms": "lookup", "push": "neither", "webhook": "keyed"}
+    assert set(CHANNELS) == set(ABILITIES) == {"email", "sms", "push", "webhook", "systems"}
+    assert ABILITIES == {"email": "neither", "sms": "lookup", "push": "neither", "webhook": "keyed", "systems": "neither"}
 
 
 def test_an_unknown_channel_is_named_with_those_there_are() -> None:

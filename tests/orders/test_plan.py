@@ -14,6 +14,7 @@ from orders.decision import Decision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Address, Fact, Quantity, Tracking
 from orders.journal import Claimed, Decided, Ended, Offered, adopt
+from orders.merge import merge
 from orders.plan import TEAMS, answered, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
 from orders.policy import TRIGGERS, Policy
 from orders.request import MessageRequested, StockReleaseRequested, StockRequested
@@ -474,3 +475,105 @@ def test_an_edited_order_gives_back_what_it_does_not_want_any_more() -> None:
     names = wants(placed(), edited, captured(), reserved(LAMP), reserved(SHADE))
     assert "stock.release cancelled reserve-2" in names
     assert "stock.release cancelled reserve-1" not in names
+
+
+# --- what the shop is told
+WRITES = Policy(writes_back=("shopify:lumi",), link_key="k")
+
+
+def test_a_shop_that_may_be_told_is_told_of_parcels_and_statuses_and_no_other_is() -> None:
+    told = wants(*LIFE, policy=WRITES) - wants(*LIFE)
+    assert told == {"shop.fulfil shipped P1", *(f"shop.tag {s}" for s in ("payment_confirmed", "in_progress", "shipped", "delivered"))}
+    assert not [n for n in wants(*LIFE, policy=Policy(writes_back=("other",))) if n.startswith("shop.")]
+    past = [msgspec.structs.replace(fact, backfilled=True) for fact in LIFE]
+    assert not [n for n in wants(*past, policy=WRITES) if n.startswith("shop.")]
+
+
+def test_tags_only_ever_come_to_those_there_are() -> None:
+    known: set[str] = set()
+    for end in range(1, len(LIFE) + 1):
+        tags = {n for n in wants(*LIFE[:end], policy=WRITES) if n.startswith("shop.tag")}
+        assert known <= tags
+        known = tags
+
+
+def test_the_shop_is_told_of_a_parcel_once_it_is_packed_and_has_a_number() -> None:
+    before = (*LIFE[:4], packed())
+    assert "shop.fulfil shipped P1" not in wants(*before, policy=WRITES)
+    number = scanned(Tracking.LABEL_CREATED, T0 + 2 * HOUR)
+    assert "shop.fulfil shipped P1" in wants(*before, number, policy=WRITES)
+    assert "shop.fulfil shipped P1" not in wants(*LIFE[:4], number, policy=WRITES), "a label alone is paper"
+    assert "shop.fulfil shipped P1" not in wants(*before, number, cancel(), policy=WRITES)
+
+
+def test_the_shop_is_not_told_what_it_told_us() -> None:
+    own = msgspec.structs.replace(scanned(Tracking.IN_TRANSIT, T0 + DAY), system="shopify:lumi")
+    assert "shop.fulfil shipped P1" not in wants(*LIFE[:5], own, policy=WRITES)
+    echo = [  # as it tells of the fulfilment that we made, under a name of its own
+        msgspec.structs.replace(packed("F7", T0 + DAY), system="shopify:lumi"),
+        msgspec.structs.replace(scanned(Tracking.LABEL_CREATED, T0 + DAY, parcel="F7", tracking="1Z-P1"), system="shopify:lumi"),
+    ]
+    order = order_of(*LIFE, *echo)
+    assert list(view(order).parcels) == ["P1"]
+    assert not [n for n in plan(view(order), order, WRITES).effects if n.startswith("shop.fulfil")]
+    assert answered(_effect("shop.fulfil shipped P1"), view(order)), "it need not be told again, whatever became of the call"
+    assert not answered(_effect("shop.fulfil shipped P1"), view(order_of(*LIFE)))
+
+
+def test_what_the_shop_is_told_waits_for_a_hold_unless_it_has_left() -> None:
+    ready = (*LIFE[:4], packed(), scanned(Tracking.LABEL_CREATED, T0 + 2 * HOUR))
+    for life, why in ((ready, ""), ((*ready, hold()), "held"), ((*LIFE, hold()), "")):
+        order = order_of(*life)
+        assert guard(_effect("shop.fulfil shipped P1"), view(order), order) == why
+        assert guard(_effect("shop.tag shipped"), view(order), order) == ""
+
+
+def said(name: str, *facts: Fact, policy: Policy = WRITES) -> Any:
+    order = order_of(*facts)
+    return msgspec.json.decode(body(_effect(name), view(order), order, policy))["data"]
+
+
+def test_bodies_carry_what_their_systems_need() -> None:
+    two = (Quantity(line="1", quantity=2),)
+    life = (*LIFE[:4], packed(lines=two), *LIFE[5:])
+    fulfil = said("shop.fulfil shipped P1", *life)
+    assert fulfil["tracking_link"] == f"{WRITES.tracking_base}/track/{signed(ORDER, 'track', WRITES)}"
+    assert {name: fulfil[name] for name in ("system", "shop_order", "parcel", "carrier", "tracking", "lines")} == {
+        "system": "shopify:lumi",
+        "shop_order": "1001",
+        "parcel": "P1",
+        "carrier": "UPS",
+        "tracking": "1Z-P1",
+        "lines": [{"line": "1", "quantity": 2}],
+    }
+    tag = said("shop.tag shipped", *life)
+    assert (tag["system"], tag["shop_order"], tag["tags"]) == ("shopify:lumi", "1001", ["orderflow:shipped"])
+    pick = said("warehouse.pick in_progress main", *life)
+    assert (pick["number"], pick["to"]["address"]["city"]) == ("1001", "Berlin")
+    label = said("carrier.label packed P1", *life)
+    assert (label["number"], label["value"], label["currency"], label["service"]) == ("1001", 4000, "EUR", "standard")
+    assert said("carrier.label packed P1", *LIFE)["value"] == 4999, "a parcel that names no lines holds the whole order"
+    refund = said("payment.refund cancelled pi_1", *LIFE)
+    assert (refund["payment"], refund["system"], refund["amount"]) == ("pi_1", "stripe:lumi", 4999)
+
+
+# --- a pick that is taken back
+def test_a_pick_that_was_asked_for_is_taken_back_where_an_account_can_until_it_is_picked() -> None:
+    pick = _effect("warehouse.pick in_progress main")
+    able = Policy(served={"warehouse.cancel": "systems"})
+    order = order_of(*LIFE[:4], cancel(), verdict="approve")
+    assert not [n for n in plan(view(order), order, able).effects if n.startswith("warehouse.cancel")], "nothing was asked for"
+    order = adopt(order, Offered(at=T0, id=pick.id, action=pick.action, milestone=pick.milestone, instance="main"))
+    order = adopt(
+        order,
+        Claimed(at=T0, id=pick.id, effect="warehouse.pick in_progress main", attempt=1, deadline=T0 + 9, body_hash="h", mode="live"),
+    )
+    name = "warehouse.cancel cancelled main"
+    assert name in plan(view(order), order, able).effects
+    assert name not in plan(view(order), order, POLICY).effects, "by the signed webhook the notice is all there is"
+    took = merge(order, picked(at=T0 + 20 * 60_000))
+    assert name not in plan(view(took), took, able).effects, "the goods are out of the shelf: people have to put them back"
+    assert "team.notice cancelled_after_pick" in plan(view(took), took, able).effects
+    back = _effect(name, undoes=pick.id)
+    assert guard(back, view(order), order) == "undoes_open"
+    assert msgspec.json.decode(body(back, view(order), order, able))["data"]["location"] == "main"

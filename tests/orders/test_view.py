@@ -10,8 +10,9 @@ import pytest
 
 from orders import fact as facts
 from orders.decision import Decision
+from orders.effect import effect_id
 from orders.fact import Address, Fact, Quantity, Tracking
-from orders.journal import Decided, TimerFired, adopt
+from orders.journal import Claimed, Decided, Ended, Offered, TimerFired, adopt
 from orders.merge import merge
 from orders.plan import plan
 from orders.policy import Policy
@@ -270,3 +271,59 @@ def test_a_parked_report_makes_the_order_incomplete_until_it_is_dealt_with() -> 
     assert seen(placed(), parked).parked == ("bad-1",)
     for arrival in itertools.permutations([placed(), parked, unparked]):
         assert not seen(*arrival).incomplete
+
+
+# --- one parcel under several names
+BOUGHT = "carrier.label packed P1"
+
+
+def bought(*facts: Fact, reference: str = "UPS 1Z9 0a1b", kind: str = "sent", voided: bool = False) -> Order:
+    order = order_of(*facts)
+    for action, milestone, end, said in (
+        ("carrier.label", "packed", kind, reference),
+        *([("carrier.void", "cancelled", "sent", "")] if voided else []),
+    ):
+        name, id = f"{action} {milestone} P1", effect_id(ORDER, milestone, "P1", action)
+        order = adopt(order, Offered(at=T0, id=id, action=action, milestone=milestone, instance="P1"))
+        order = adopt(order, Claimed(at=T0, id=id, effect=name, attempt=1, deadline=T0 + 9, body_hash="h", mode="live"))
+        order = adopt(order, Ended(at=T0 + 1, id=id, effect=name, attempt=1, kind=end, reference=said))
+    return order
+
+
+def test_a_label_names_carrier_number_and_file_where_no_fact_told_otherwise() -> None:
+    p = view(bought(placed(), packed())).parcels["P1"]
+    assert (p.carrier, p.tracking, p.label, p.shipped_at) == ("UPS", "1Z9", "0a1b", 0)
+    p = view(bought(placed(), packed(), scanned(Tracking.IN_TRANSIT, T0 + DAY, tracking="USPS-7", carrier="USPS"))).parcels["P1"]
+    assert (p.carrier, p.tracking, p.label) == ("USPS", "USPS-7", "0a1b")
+
+
+@pytest.mark.parametrize("more", [{"reference": "sandbox"}, {"reference": ""}, {"kind": "unknown"}, {"kind": "rejected"}, {"voided": True}])
+def test_without_a_label_there_is_no_number(more: dict[str, Any]) -> None:
+    p = view(bought(placed(), packed(), **more)).parcels["P1"]
+    assert (p.carrier, p.tracking, p.label) == ("", "", "")
+
+
+def test_a_label_that_could_not_be_kept_has_its_number_all_the_same() -> None:
+    p = view(bought(placed(), packed(), reference="UPS 1Z9")).parcels["P1"]
+    assert (p.tracking, p.label) == ("1Z9", "")
+
+
+def test_scans_of_a_number_are_of_the_parcel_that_has_it_whoever_names_it_how() -> None:
+    shop = [packed("F7"), scanned(Tracking.LABEL_CREATED, T0 + HOUR, parcel="F7", tracking="1Z9")]
+    carrier = scanned(Tracking.DELIVERED, T0 + DAY, parcel="1Z9", tracking="1Z9")
+    assert [p.id for p in view(order_of(placed(), *shop, carrier)).parcels.values()] == ["F7"]
+    early = scanned(Tracking.IN_TRANSIT, T0 + MINUTE, parcel="1Z9", tracking="1Z9")
+    v = view(order_of(placed(), *shop, early, carrier))
+    assert [(p.id, p.packed_at > 0, p.delivered_at > 0) for p in v.parcels.values()] == [("1Z9", True, True)]
+    assert v.all_delivered
+    for told in ([*shop, early, carrier], [early, *shop, carrier], [*shop, carrier]):
+        assert list(view(bought(placed(), packed(at=T0 + 2 * HOUR), *told)).parcels) == ["P1"], (
+            "it keeps the name its label was bought under"
+        )
+    other = scanned(Tracking.IN_TRANSIT, T0 + DAY, parcel="1Z8", tracking="1Z8")
+    assert len(view(bought(placed(), packed(), other)).parcels) == 2
+
+
+def test_what_is_said_of_a_voided_number_makes_no_second_parcel() -> None:
+    paper = scanned(Tracking.LABEL_CREATED, T0 + HOUR, parcel="1Z9", tracking="1Z9")
+    assert list(view(bought(placed(), packed(), paper, voided=True)).parcels) == ["P1"]

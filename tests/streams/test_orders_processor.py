@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orders.effect import Claim, Outcome, effect_id
-from orders.fact import EffectSettled, Fact, FactUnparked, MessageReported, Tracking, decode_fact, encode_fact
+from orders.fact import EffectSettled, Fact, FactUnparked, MessageReported, Quantity, Tracking, decode_fact, encode_fact
 from orders.finance import problems
 from orders.journal import (
     AnyEntry,
@@ -739,3 +739,83 @@ def test_what_was_known_already_and_what_was_observed_is_counted_in_the_commit()
     assert result.counts["duplicate"] == 2
     assert result.counts["message.email.observed"] == 1
     assert lane.turn(captured()).counts["duplicate"] == 0
+
+
+# --- effects: each by its own channel
+BY_ACCOUNTS = Policy(served=dict.fromkeys(("warehouse.pick", "carrier.label", "payment.refund"), "systems"))
+
+
+def test_what_an_account_does_leaves_by_the_channel_of_systems_in_its_own_mode() -> None:
+    lane = Lane(policy=BY_ACCOUNTS)
+    lane.channels.modes = {"webhook": "stopped", "systems": "sandbox"}
+    (claim,) = lane.turn(*READY, hold()).claims or lane.turn(release("h1")).claims
+    assert (claim.channel, claim.sandbox) == ("systems", True)
+    assert [entry.mode for entry in lane.of(Claimed)] == ["sandbox"]
+    notices = Lane(policy=BY_ACCOUNTS)
+    notices.channels.modes = {"systems": "stopped"}
+    result = notices.turn(placed(), captured(), failed(), failed(object="pi_9"), hold())
+    assert {c.channel for c in result.claims} <= {"webhook"}, "what no account does goes on as before"
+
+
+def test_a_channel_without_room_keeps_nobody_else_waiting() -> None:
+    lane = Lane(policy=BY_ACCOUNTS)
+    lane.channels.take = lambda channel: channel != "systems"  # type: ignore[method-assign]
+    lane.turn(*READY)
+    assert lane.claims == []
+    assert lane.due[ORDER] == lane.now + 100
+
+
+def test_an_action_has_the_ability_of_those_that_do_it() -> None:
+    keyed, neither = Lane(policy=BY_ACCOUNTS), Lane(policy=BY_ACCOUNTS)
+    for lane, ability in ((keyed, "keyed"), (neither, "neither")):
+        lane.processor = OrdersProcessor(lambda v: (1.0, float(v.paid)), BY_ACCOUNTS, {"webhook": "keyed", "warehouse.pick": ability})
+        (claim,) = lane.turn(*READY).claims
+        lane.end(claim, "unknown")
+        if lane.due[ORDER]:
+            lane.wait()
+    assert [c.attempt for c in keyed.claims] == [1, 2]
+    assert [c.attempt for c in neither.claims] == [1]
+
+
+@pytest.mark.parametrize("ability", ["keyed", "lookup"])
+def test_what_may_have_left_by_one_channel_is_not_asked_for_by_another(ability: str) -> None:
+    lane = Lane(ability=ability)
+    (claim,) = lane.turn(*READY).claims
+    lane.end(claim, "unknown")
+    lane.processor = OrdersProcessor(
+        lambda v: (1.0, float(v.paid)), BY_ACCOUNTS, {"webhook": ability, "warehouse.pick": ability}
+    )  # an account was connected meanwhile
+    lane.turn(due=[ORDER], now=lane.now + HOUR)
+    assert len(lane.claimed("warehouse.pick")) == 1, "neither its key nor its memory is the other's"
+    assert "unknown" in lane.tags[ORDER]
+    lane.processor = OrdersProcessor(lambda v: (1.0, float(v.paid)), Policy(), {"webhook": ability})
+    lane.turn(due=[ORDER], now=lane.now + HOUR)
+    assert len(lane.claimed("warehouse.pick")) == 2
+
+
+# --- labels
+def test_a_label_that_was_bought_gives_its_parcel_number_link_and_file() -> None:
+    lane = Lane(policy=BY_ACCOUNTS)
+    lane.turn(*READY, packed())
+    (label,) = [c for c in lane.claims if msgspec.json.decode(c.body)["event"] == "carrier.label"]
+    lane.end(label, "sent", reference="UPS 1Z9 0123abcd")
+    parcel = view(lane.states[ORDER]).parcels["P1"]
+    assert (parcel.carrier, parcel.tracking, parcel.label, parcel.shipped_at) == ("UPS", "1Z9", "0123abcd", 0)
+    assert ("tracking", "1Z9") in [(r.kind, r.value) for r in lane.requests if hasattr(r, "kind") and hasattr(r, "value")]
+    assert len([c for c in lane.claims if msgspec.json.decode(c.body)["event"] == "carrier.label"]) == 1
+    lane.turn(cancel(), due=[ORDER])
+    (void,) = [msgspec.json.decode(c.body) for c in lane.claims if msgspec.json.decode(c.body)["event"] == "carrier.void"]
+    assert (void["data"]["carrier"], void["data"]["tracking"], void["data"]["label"]) == ("UPS", "1Z9", label.effect)
+
+
+def test_the_carrier_s_scans_of_a_bought_number_are_of_the_parcel_it_was_bought_for() -> None:
+    lane = Lane(policy=BY_ACCOUNTS)
+    lane.turn(*READY, packed(lines=(Quantity(line="1", quantity=2),)))
+    (label,) = [c for c in lane.claims if msgspec.json.decode(c.body)["event"] == "carrier.label"]
+    lane.end(label, "sent", reference="UPS 1Z9 0123abcd")
+    lane.turn(scanned(Tracking.IN_TRANSIT, T0 + DAY, parcel="1Z9", tracking="1Z9"))
+    v = view(lane.states[ORDER])
+    assert list(v.parcels) == ["P1"]
+    assert v.parcels["P1"].shipped_at == T0 + DAY
+    assert v.status.value == "partially_shipped", "the shade is in no parcel yet"
+    assert {m.fields["tracking_number"] for m in lane.asks(MessageRequested) if m.template == "shipped"} == {"1Z9"}

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openapi_schema_validator import OAS30Validator
 
+from connectors.base import Secret
 from connectors.delivery import Ignored, Record, Unreadable
-from connectors.stripe import CODES, KINDS, VENDOR
-from connectors.vendor import Account, understood
+from connectors.http import Reply, Request
+from connectors.stand_in_vendors import PASSWORD
+from connectors.stand_ins import StandIns
+from connectors.stripe import CODES, DIGITS, KINDS, VENDOR, _amount, _money, headers
+from connectors.vendor import Account, Ask, understood
+from orders.bounds import AMOUNT_MAX
 from orders.fact import Fact
+from orders.money import EXPONENTS
 from orders.request import FactWaiting, ReferenceLinked
 from tests.connectors.published import CONTRACTS, published
 
@@ -369,3 +378,162 @@ def test_every_fact_carries_the_account() -> None:
     for topic in ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled", "charge.refund.updated"):
         found = [record for record in records(sample(topic), account) if isinstance(record, Fact)]
         assert [(fact.system, fact.authority) for fact in found] == [("stripe-lumi", 7)]
+
+
+# --- what it does for us
+def asking(action: str = "payment.refund", **data: Any) -> Ask:
+    known = {
+        "payment.refund": {"payment": "pi_1", "amount": 4999, "currency": "EUR"},
+        "payment.checkout": {
+            "number": "Order 1001",
+            "amount": 4999,
+            "currency": "EUR",
+            "success_url": "https://track.lumi.example/track/x",
+            "cancel_url": "https://track.lumi.example/pay/x",
+        },
+    }[action]
+    return Ask(action, "effect-16-chars_", "lumi:1001", msgspec.Raw(json.dumps(known | data).encode()))
+
+
+def render(action: str = "payment.refund", **data: Any) -> Request:
+    return VENDOR.actions[action].render(ACCOUNT, asking(action, **data))
+
+
+def form(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.body.decode(), strict_parsing=True))
+
+
+def test_a_refund_names_its_payment_effect_and_order() -> None:
+    assert form(render()) == {
+        "payment_intent": "pi_1",
+        "amount": "4999",
+        "metadata[orderflow_effect]": "effect-16-chars_",
+        "metadata[order_id]": "1001",
+    }
+    assert form(render(payment="ch_1"))["charge"] == "ch_1"
+    assert dict(render().headers)["Idempotency-Key"] == "effect-16-chars_"
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"payment": "TX-9"}, "data.payment"),
+        ({"payment": ""}, "data.payment"),
+        ({"amount": 0}, "data.amount"),
+        ({"amount": AMOUNT_MAX}, "data.amount"),
+        ({"currency": "XXY"}, "data.currency"),
+        ({"amount": "many"}, "$.amount"),
+        ({"currency": "MGA", "amount": 150}, "data.amount"),  # Stripe counts whole ariary
+    ],
+)
+def test_a_refund_that_stripe_could_not_make_names_the_field(data: dict[str, Any], field: str) -> None:
+    with pytest.raises(Unreadable) as found:
+        render(**data)
+    assert found.value.detail == field
+
+
+@given(currency=st.sampled_from(sorted(EXPONENTS)), amount=st.integers(1, 10**9))
+def test_amounts_go_out_as_they_came_in(currency: str, amount: int) -> None:
+    try:
+        ours = _money(amount, currency)
+    except Unreadable:
+        return  # a fraction of a unit that has none any more
+    if ours["amount"]:
+        assert _amount(ours["amount"], currency) == amount
+
+
+def test_three_currencies_are_counted_as_stripe_counts_them() -> None:
+    assert DIGITS.keys() == {"ISK", "UGX", "MGA"}
+    asked = {currency: form(render(currency=currency, amount=500))["amount"] for currency in ("ISK", "UGX", "MGA", "JPY", "KWD", "EUR")}
+    assert asked == {"ISK": "50000", "UGX": "50000", "MGA": "5", "JPY": "500", "KWD": "500", "EUR": "500"}
+
+
+def test_the_refund_that_was_made_is_read_as_one_of_this_order() -> None:
+    sent = form(render())
+    made = {"id": "re_9", "object": "refund", "amount": 4999, "currency": "eur", "created": AT // 1000, "status": "succeeded"}
+    made |= {"payment_intent": "pi_1", "balance_transaction": "txn_1", "metadata": {"order_id": sent["metadata[order_id]"]}}
+    facts_of_it = facts({"answer": "refund", "body": made})
+    assert [(fact["type"], fact["order"], fact["object"]) for fact in facts_of_it] == [("PaymentRefunded", "lumi:1001", "re_9")]
+
+
+def test_a_checkout_session_asks_for_what_is_owed_and_leads_back_to_the_order() -> None:
+    sent = form(render("payment.checkout"))
+    assert (sent["mode"], sent["line_items[0][quantity]"], sent["line_items[0][price_data][unit_amount]"]) == ("payment", "1", "4999")
+    assert {sent["client_reference_id"], sent["metadata[order_id]"], sent["payment_intent_data[metadata][order_id]"]} == {"1001"}
+    with pytest.raises(Unreadable):
+        render("payment.checkout", success_url="")
+
+
+# --- against what Stripe has published
+def operation(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the specification says of a request's path and method, and the whole of it."""
+    whole = json.loads(published("stripe", "spec", "openapi-v1-2023-08-16.ids-only.json"))
+    path = urlsplit(request.url).path
+    template = next(known for known in whole["paths"] if re.fullmatch(re.sub(r"{[^}]*}", "[^/]+", known), path))
+    return whole["paths"][template][request.method.lower()], whole
+
+
+def nested(flat: list[tuple[str, str]]) -> dict[str, Any]:
+    """Fields as Stripe reads them: `a[b][0]` and `a[]` are lists; what can only be a number is one."""
+    tree: dict[str, Any] = {}
+    for name, value in flat:
+        *parents, last = re.findall(r"[^\[\]]+", name.replace("[]", "[0]"))
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = int(value) if last in ("amount", "quantity", "unit_amount", "gte", "limit") else value
+    lists: dict[str, Any] = json.loads(json.dumps(tree), object_hook=lambda found: [*found.values()] if "0" in found else found)
+    return lists
+
+
+def faults(schema: dict[str, Any], whole: dict[str, Any], value: Any) -> list[Any]:
+    return list(OAS30Validator({**schema, "components": whole["components"]}).iter_errors(value))
+
+
+@pytest.mark.parametrize(("action", "path"), [("payment.refund", "/v1/refunds"), ("payment.checkout", "/v1/checkout/sessions")])
+def test_what_we_ask_for_is_what_the_specification_describes(action: str, path: str) -> None:
+    request = render(action)
+    assert urlsplit(request.url).path == path
+    described, whole = operation(request)
+    schema = described["requestBody"]["content"][dict(request.headers)["Content-Type"]]["schema"]
+    sent = nested([*form(request).items()])
+    assert faults(schema, whole, sent) == []
+    assert faults(schema, whole, {**sent, "colour": "red"}), "the check can fail"
+
+
+@pytest.mark.parametrize(("key", "status"), [(PASSWORD, 200), ("wrong", 401)])
+@pytest.mark.parametrize("action", ["payment.refund", "payment.checkout"])
+async def test_the_stand_in_answers_as_the_specification_describes(action: str, key: str, status: int) -> None:
+    request = render(action)
+    described, whole = operation(request)
+    headers = {name.lower(): value for name, value in request.headers} | {"authorization": f"Bearer {key}"}
+    answer = await StandIns(clock=lambda: AT).respond("POST", "/stripe" + urlsplit(request.url).path, headers, request.body)
+    assert answer is not None and answer.status == status
+    content = described["responses"]["200" if status == 200 else "default"]["content"]["application/json"]["schema"]
+    wrong = [fault for fault in faults(content, whole, answer.body) if "is a required property" not in fault.message]
+    assert wrong == [], "it tells less than Stripe, and nothing else"
+
+
+@pytest.mark.parametrize("name", VENDOR.questions)
+@pytest.mark.parametrize("cursor", ["", "pi_9"])
+def test_what_we_fetch_is_there_in_the_specification(name: str, cursor: str) -> None:
+    request = VENDOR.questions[name].render(ACCOUNT, "1795000000000", cursor)
+    described, whole = operation(request)
+    query = nested(parse_qsl(urlsplit(request.url).query))
+    parameters = {one["name"]: one["schema"] for one in described["parameters"] if one["in"] == "query"}
+    assert query.keys() <= parameters.keys()
+    assert [fault for field, value in query.items() for fault in faults(parameters[field], whole, value)] == []
+    assert ("starting_after" in query) == bool(cursor and name.endswith("s"))
+    assert query.get("created", {"gte": 1_795_000_000}) == {"gte": 1_795_000_000}
+
+
+def test_pages_follow_one_another_until_there_is_no_more() -> None:
+    page = {"data": [{"id": "pi_1"}, {"id": "pi_2"}], "has_more": True}
+    following = VENDOR.questions["payment_intents"].next
+    assert following(Reply(200, {}, json.dumps(page).encode())) == "pi_2"
+    assert following(Reply(200, {}, json.dumps(page | {"has_more": False}).encode())) == ""
+
+
+def test_the_key_and_the_version_of_the_api_come_last() -> None:
+    account = Account(source="s", shop="lumi", credentials={"key": Secret("sk_test_1")})
+    assert dict(headers(account, "")) == {"Authorization": "Bearer sk_test_1", "Stripe-Version": "2023-08-16"}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
@@ -15,7 +16,10 @@ from hypothesis import strategies as st
 from openapi_schema_validator import OAS30Validator
 
 from connectors.delivery import Ignored, Unreadable
-from connectors.vendor import Account, understood
+from connectors.http import Reply, Request
+from connectors.stand_in_vendors import accounts
+from connectors.stand_ins import StandIns
+from connectors.vendor import Account, Ask, understood
 from connectors.wms import STAGES, VENDOR, Stage
 from orders.fact import Fact, decode_fact
 from orders.merge import merge
@@ -357,3 +361,102 @@ def test_fields_that_nobody_knows_yet_change_nothing(name: str) -> None:
         if isinstance(thing, dict):
             thing["brand_new_field"] = {"with": ["anything", 1.5, None]}
     assert told(more) == told(sample(name))
+
+
+# --- what it does for us
+WAREHOUSE = msgspec.structs.replace(ACCOUNT, options={"facility": "GB_0044", "customer": "CID005233", "service_express": "EXP"})
+
+
+PICK: dict[str, Any] = {
+    "number": "#1001",
+    "placed": 1_790_000_000_000,
+    "service": "express",
+    "lines": [{"line": "7", "sku": "LAMP-1", "quantity": 2}],
+    "to": {"name": "Anna", "address": {"lines": ["Hauptstr. 5"], "city": "Berlin", "postcode": "10115", "country": "DE"}},
+}
+
+
+def pick(**data: Any) -> Request:
+    return VENDOR.actions["warehouse.pick"].render(
+        WAREHOUSE, Ask("warehouse.pick", "e", "lumi:5005", msgspec.Raw(json.dumps(PICK | data).encode()))
+    )
+
+
+def test_a_pick_is_an_outbound_order_as_the_specification_draws_it() -> None:
+    body = json.loads(pick().body)
+    assert (body["orderNumber"], body["customerPurchaseOrderNumber"], body["orderDate"]) == ("5005", "#1001", "20260921141320")
+    assert (body["carrierServiceLevel"], body["orderLines"][0]["itemNumber"]) == ("EXP", "LAMP-1")
+    assert "carrierServiceLevel" not in json.loads(pick(service="standard").body)
+    found = specification()
+    schema = {"$ref": "#/components/schemas/order_create", "components": found["components"]}
+    assert list(OAS30Validator(schema).iter_errors(body)) == []
+    assert list(OAS30Validator(schema).iter_errors({**body, "shipTo": {}})), "the check can fail"
+    assert (pick().method, "post" in found["paths"]["/order"]) == ("POST", True)
+
+
+def test_its_order_is_found_again_by_what_is_read_of_it() -> None:
+    body = json.loads(pick().body) | {"orderStatus": "Picked"}
+    assert {record["order"] for record in told({"answer": "order", "body": body})} == {"lumi:5005"}
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"lines": []}, "data.lines"),
+        ({"lines": [{"line": "7", "sku": "LAMP-1", "quantity": 0}]}, "data.lines.quantity"),
+        ({"lines": [{"line": "7", "sku": "", "quantity": 1}]}, "$.lines[0].sku"),
+        ({"placed": 5}, "data.placed"),
+        ({"to": {"name": "Anna", "address": {"lines": ["x"], "city": "Berlin", "country": "DE"}}}, "data.to.address: postCode"),
+    ],
+)
+def test_a_pick_that_the_warehouse_could_not_make_names_the_field(data: dict[str, Any], field: str) -> None:
+    with pytest.raises(Unreadable) as unreadable:
+        pick(**data)
+    assert unreadable.value.detail == field
+
+
+@pytest.mark.parametrize(("name", "path"), [("orders", "/order/list"), ("order", "/order"), ("inventory", "/inventory/summary")])
+def test_what_we_fetch_names_all_that_the_specification_wants(name: str, path: str) -> None:
+    request = VENDOR.questions[name].render(WAREHOUSE, "5005", "")
+    parts = urlsplit(request.url)
+    described = specification()["paths"][path]["get"]["parameters"]
+    asked = dict(parse_qsl(parts.query))
+    assert parts.path.endswith(path)
+    assert {one["name"] for one in described if one.get("required")} <= asked.keys() <= {one["name"] for one in described}
+
+
+def test_a_list_is_fetched_page_by_page() -> None:
+    following = VENDOR.questions["orders"].next
+    page = {"orderNumberList": [{}] * 50, "totalOrderCount": 120, "offset": 50, "limit": 50}
+    assert following(Reply(200, {}, json.dumps(page).encode())) == "100"
+    assert following(Reply(200, {}, json.dumps(page | {"offset": 100, "orderNumberList": [{}] * 20}).encode())) == ""
+    assert following(Reply(200, {}, json.dumps(page | {"orderNumberList": []}).encode())) == ""
+    assert "offset=100" in VENDOR.questions["orders"].render(WAREHOUSE, "", "100").url
+
+
+async def test_the_stand_in_answers_as_the_specification_describes() -> None:
+    found = specification()
+    stand_ins = StandIns(clock=lambda: AT)
+    [account] = [one.account for one in accounts("http://127.0.0.1:1") if one.vendor == "wms"]
+    asked = Ask("warehouse.pick", "e", "lumi:5005", msgspec.Raw(json.dumps({**PICK}).encode()))
+    made, back = VENDOR.actions["warehouse.pick"], VENDOR.actions["warehouse.cancel"]
+    assert made.look is not None
+    asks = [
+        (made.look, "get", 404),
+        (made.render, "post", 200),
+        (made.render, "post", 409),
+        (made.look, "get", 200),
+        (back.render, "delete", 200),
+    ]
+    for render, method, status in asks:
+        request = render(account, asked)
+        parts = urlsplit(request.url)
+        answer = await stand_ins.respond(request.method, f"{parts.path}?{parts.query}", dict(basic(account)), request.body)
+        assert answer is not None and answer.status == status
+        described = found["paths"]["/order"][method]["responses"][str(status)]["content"]["application/json"]["schema"]
+        assert list(OAS30Validator({**described, "components": found["components"]}).iter_errors(answer.body)) == []
+
+
+def basic(account: Account) -> list[tuple[str, str]]:
+    assert VENDOR.login is not None
+    return [(name.lower(), value) for name, value in VENDOR.login.headers(account, "")]
