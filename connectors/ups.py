@@ -25,7 +25,8 @@ What we ask of UPS, by its Shipping, Rating, Address Validation, Track and Track
 
 - A label cannot be bought twice by accident, though UPS honours no key: each carries a reference of ours, made from the effect's ID,
   and Label Recovery finds a label, its number and its image by reference and shipper number, at once and before any scan. An answer
-  of 9801031 says that there is none. Tracking by reference would do less: it knows a parcel from its manifest on and has no image.
+  of 9801031 says that there is none (the specification lists no codes: they are as others have met them in production). Tracking by
+  reference would do less: it knows a parcel from its manifest on and has no image.
   The reference stands at the package for parcels within the US or within Puerto Rico, at the shipment for all others, first of two;
   the second is the order's number.
 - Which service: `SERVICES`, by where the parcel starts and ends. The account's options `standard`, `express`, `standard_abroad` and
@@ -452,11 +453,12 @@ SERVICES: dict[str, tuple[str, str]] = {  # route -> standard, express
 HEAVIEST_G = 68_038  # 150 pounds
 RENEW_MS = 13 * DAY_MS  # a subscription lives for 14 days: a day to try again
 LABEL_LIFE_S = 6 * 86_400  # how long Label Recovery's "could not be found" is believed; UPS names no limit
-VOID_LIFE_S = 28 * 86_400
+AGAIN = Ability("keyed", 28 * 86_400)  # asked twice it does no more than once; UPS voids for 28 days
 ONE_Z = re.compile(r"1Z[0-9A-Z]{16}")
 PUSHED = re.compile(r"1Z[0-9A-Z]{16}|1R[0-9A-Z]{14}|1R[0-9A-Z]{26}")
 MOST_SUBSCRIBED = 100
-# UPS numbers the errors of a shipment by the part that is wrong: 1201 shipper, 1202 receiver, 1203 origin, 1205 payment.
+# The errors of a shipment begin with the part that is wrong, as public integrations have met them: 1201 shipper, 1202 receiver,
+# 1203 origin, 1205 payment. The specification lists none. Any other is a refusal of the request as it is.
 PARTS: dict[str, Answer] = {
     "1201": TryLater(Reason.CONFIGURATION),
     "1202": Refused(Reason.RECIPIENT),
@@ -937,10 +939,10 @@ VENDOR = Vendor(
     questions={"tracking": Question("tracking", track, lambda reply: "")},
     actions={
         "carrier.label": Action(Ability("lookup", LABEL_LIFE_S), label, labelled, recover, recovered),
-        "carrier.void": Action(Ability("keyed", VOID_LIFE_S), void, voided),
-        "carrier.rate": Action(Ability("keyed", VOID_LIFE_S), rate, rated),
-        "address.check": Action(Ability("keyed", VOID_LIFE_S), check, checked),
-        "tracking.subscribe": Action(Ability("keyed", VOID_LIFE_S), subscribe, subscribed),
+        "carrier.void": Action(AGAIN, void, voided),
+        "carrier.rate": Action(AGAIN, rate, rated),
+        "address.check": Action(AGAIN, check, checked),
+        "tracking.subscribe": Action(AGAIN, subscribe, subscribed),
     },
     login=Login(bearer, ask_for_token, parcel.token),
     complaint=complaint,

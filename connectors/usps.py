@@ -394,7 +394,7 @@ STATES = frozenset(
 HEAVIEST_G = 31_751  # 70 pounds
 CUBIC_FOOT = 1728 * 100**3  # in cubed hundredths of an inch
 LABEL_LIFE_S = 6 * 86_400  # "not found" speaks of a week: it is believed a day less
-CANCEL_LIFE_S = 28 * 86_400
+AGAIN = Ability("keyed", 28 * 86_400)  # asked twice it does no more than once
 PAYMENT_LIFE_S = 8 * 3600.0
 
 
@@ -554,27 +554,19 @@ def _in_one(body: bytes) -> tuple[str, bytes]:
 
 
 def _in_parts(body: bytes) -> tuple[str, bytes]:
-    """The first part with a tracking number, and the first picture: what parts are called is not to be relied on.
+    """The first tracking number and the first picture: what the parts are called is not to be relied on.
 
-    What ends without its last boundary was cut: its picture is none.
+    A part counts when the boundary after it has arrived, so that half a picture is none.
     """
     boundary = body.lstrip().split(b"\n", 1)[0].strip()
-    pieces = (b"\n" + body.lstrip()).split(b"\n" + boundary)
-    if not pieces[-1].startswith(b"--"):
-        return "", b""
     tracking, file = "", b""
-    for piece in pieces[1:-1]:
-        head, content = _part(piece)
+    for piece in (b"\n" + body.lstrip()).split(b"\n" + boundary)[1:-1]:
+        content = piece.replace(b"\r\n", b"\n").lstrip(b"\n").partition(b"\n\n")[2]
         if found := parcel.answered(content, Metadata):
             tracking = tracking or number(found.tracking_number)
-        elif b"receipt" not in head.lower() and b"return" not in head.lower():
+        else:
             file = file or parcel.image(content)
     return tracking, file
-
-
-def _part(piece: bytes) -> tuple[bytes, bytes]:
-    head, _, content = piece.replace(b"\r\n", b"\n").lstrip(b"\n").partition(b"\n\n")
-    return head, content
 
 
 def _by_word(reply: Reply) -> Answer | None:
@@ -727,8 +719,8 @@ VENDOR = Vendor(
     questions={"tracking": Question("tracking", track, lambda reply: "")},
     actions={
         "carrier.label": Action(Ability("lookup", LABEL_LIFE_S), label, labelled, reprint, reprinted, login=PAYMENT),
-        "carrier.void": Action(Ability("keyed", CANCEL_LIFE_S), cancel, cancelled, login=PAYMENT),
-        "address.check": Action(Ability("keyed", CANCEL_LIFE_S), check, checked),
+        "carrier.void": Action(AGAIN, cancel, cancelled, login=PAYMENT),
+        "address.check": Action(AGAIN, check, checked),
     },
     login=Login(bearer, ask_for_token, parcel.token),
     complaint=complaint,

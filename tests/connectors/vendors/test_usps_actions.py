@@ -20,12 +20,14 @@ from connectors.usps import PAYMENT, VENDOR, complaint, key
 from connectors.vendor import Account, Ask, Origin
 from orders.fact import Address, Person
 from tests.connectors.described import Described
+from tests.connectors.people import people, texts
 from tests.connectors.published import published
 
 AT = 1_795_464_000_000  # 2026-11-23, 20:00 UTC
 REPLIES = Path(__file__).parents[2] / "samples" / "vendors" / "usps" / "replies" / "actions.json"
 CASES: list[dict[str, Any]] = json.loads(REPLIES.read_text())
 HOME = Address(lines=("1 Dock Road",), city="Reno", region="NV", postcode="89501", country="US")
+SAN_JUAN = Address(lines=("1 Calle Sol",), city="San Juan", postcode="00901", country="PR")
 ORIGIN = Origin(name="Lumi Warehouse", phone="+17755550100", address=HOME)
 ACCOUNT = Account(
     source="usps-lumi",
@@ -121,33 +123,21 @@ def test_the_description_does_refuse_what_it_does_not_describe() -> None:
     assert "XX" in LABELS.faults(msgspec.structs.replace(render(ASKS["carrier.label"]), body=json.dumps(whole).encode()), PAID)
 
 
-texts = st.text(max_size=60)
-words = st.from_regex(r"[A-Za-zäé '.\-]{1,50}", fullmatch=True)
-people = st.builds(
-    Person,
-    name=st.one_of(texts, words),
-    phone=st.one_of(texts, st.sampled_from(["+14155550101", ""])),
-    address=st.builds(
-        Address,
-        lines=st.lists(st.one_of(texts, words), max_size=4).map(tuple),
-        city=st.one_of(texts, words),
-        region=st.one_of(texts, st.sampled_from(["", "CA", "new york", "PR", "Ontario", "AE", "GU"])),
-        postcode=st.one_of(texts, st.sampled_from(["", "94107", "94107-1234", "941071234", "00901", "K1A 0B1"])),
-        country=st.one_of(texts, st.sampled_from(["US", "us", "PR", "GU", "CA", "DE"])),
-    ),
-)
+FIELDS = {
+    *("$.data.to.name", "$.data.to.address.lines", "$.data.to.address.city", "$.data.to.address.region"),
+    *("$.data.to.address.postcode", "$.data.to.address.country"),
+}
 
 
-@settings(max_examples=150, deadline=None)
-@given(to=people, service=st.sampled_from(["standard", "express", "?"]), number=texts)
+@settings(max_examples=70, deadline=None)
+@given(to=people([HOME, ANN.address, SAN_JUAN]), service=st.sampled_from(["standard", "express", "?"]), number=texts)
 def test_any_person_makes_a_valid_request_or_is_refused_by_the_name_of_a_field(to: Person, service: str, number: str) -> None:
     for asked, headers in ((a_label(to, service=service, number=number), (PAID,)), (ask("address.check", to=to), ())):
         made = rendered(asked, ACCOUNT)
         if isinstance(made, Request):
             assert DESCRIBED[asked.event].faults(made, *headers) == ""
         else:
-            assert made.detail.startswith("$.data.to.") and made.reason in ("schema", "bounds")
-            assert not any(text in str(made) for text in (to.name, to.phone) if len(text) > 8)
+            assert made.detail in FIELDS and made.reason in ("schema", "bounds")
 
 
 @settings(max_examples=60, deadline=None)
@@ -244,6 +234,8 @@ def test_the_mailing_date_is_the_day_of_asking(zone: str, at: int, day: str) -> 
         (a_label(living(country="CA")), ACCOUNT, "$.data.to.address.country"),
         (a_label(living(postcode="9410")), ACCOUNT, "$.data.to.address.postcode"),
         (a_label(), sending(origin=Origin()), "account.origin.name"),
+        (a_label(), sending(origin=msgspec.structs.replace(ORIGIN, weight_g=31_752)), "account.origin.weight_g"),
+        (a_label(), sending(origin=msgspec.structs.replace(ORIGIN, size_mm=(1_000, 600, 600))), "account.origin.size_mm"),
         (a_label(), sending(options={"label_format": "GIF"}), "account.options.label_format"),
         (a_label(), sending(options={"standard": "FASTEST"}), "account.options.standard"),
         (a_label(), sending(options={"time_zone": "Mars/Olympus"}), "account.options.time_zone"),
@@ -337,7 +329,9 @@ def test_every_action_has_replies() -> None:
 
 @pytest.mark.parametrize("event", ASKS)
 @given(
-    status=st.integers(100, 599), given_=st.one_of(st.binary(max_size=80), st.sampled_from(list(map(raw, CASES)))), cut=st.integers(0, 700)
+    status=st.integers(100, 599),
+    given_=st.one_of(st.binary(max_size=80), st.sampled_from([*map(raw, CASES), b"[" * 9_999])),
+    cut=st.integers(0, 700),
 )
 def test_any_reply_has_a_meaning_and_only_a_success_is_one(event: str, status: int, given_: bytes, cut: int) -> None:
     reply = Reply(status, {}, given_[:cut])
