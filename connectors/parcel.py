@@ -63,6 +63,19 @@ class Subscribe(msgspec.Struct, frozen=True, kw_only=True):
 T = TypeVar("T")
 
 
+class Unset(KeyError):
+    """Something of the account is missing, or is none: the operator's to mend. `detail` names it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+def wrong(reason: str, field: str) -> Unreadable | Unset:
+    """What to raise for a field that is missing ("schema") or out of bounds: it is the account's, or what is asked for."""
+    return Unset(field) if field.startswith("account.") else Unreadable(reason, field)
+
+
 def asked(ask: Ask, kind: type[T]) -> T:
     """The data of an ask. Raises Unreadable naming the field."""
     try:
@@ -73,18 +86,18 @@ def asked(ask: Ask, kind: type[T]) -> T:
 
 
 def option(account: Account, name: str) -> str:
-    """What an account must say. Raises Unreadable naming it."""
+    """What an account must say. Raises Unset naming it."""
     found = account.options.get(name, "").strip()
     if not found:
-        raise Unreadable("schema", f"account.options.{name}")
+        raise Unset(f"account.options.{name}")
     return found
 
 
 def credential(account: Account, name: str) -> str:
-    """A secret that an account must have, at the last moment. Raises Unreadable naming it."""
+    """A secret that an account must have, at the last moment. Raises Unset naming it."""
     found = account.credentials.get(name)
     if found is None or not found.reveal():
-        raise Unreadable("schema", f"account.credentials.{name}")
+        raise Unset(f"account.credentials.{name}")
     return found.reveal()
 
 
@@ -99,9 +112,9 @@ def needed(text: str, most: int, field: str) -> str:
     """A text that must be there and fit. Raises Unreadable naming the field."""
     found = plain(text)
     if not found:
-        raise Unreadable("schema", field)
+        raise wrong("schema", field)
     if len(found) > most:
-        raise Unreadable("bounds", field)
+        raise wrong("bounds", field)
     return found
 
 
@@ -114,10 +127,10 @@ def street(lines: Sequence[str], most: int, count: int, field: str) -> list[str]
     """Address lines, broken between words where one does not fit. Raises Unreadable for none or too much: half a street finds nobody."""
     whole = [line for line in map(plain, lines) if line]
     if not whole:
-        raise Unreadable("schema", field)
+        raise wrong("schema", field)
     found = [piece for line in whole for piece in textwrap.wrap(line, most, break_long_words=False, break_on_hyphens=False)]
     if len(found) > count or any(len(piece) > most for piece in found):
-        raise Unreadable("bounds", field)
+        raise wrong("bounds", field)
     return found
 
 
@@ -125,7 +138,7 @@ def country(address: Address, field: str) -> str:
     """Two capital letters. Raises Unreadable naming the field."""
     found = plain(address.country).upper()
     if not re.fullmatch(r"[A-Z]{2}", found):
-        raise Unreadable("schema", f"{field}.country")
+        raise wrong("schema", f"{field}.country")
     return found
 
 
@@ -165,17 +178,17 @@ def inches(mm: int, parts: int) -> int:
 
 
 def sides(account: Account) -> tuple[int, int, int]:
-    """Length, width and height of a parcel in mm, the longest first. Raises Unreadable for what has no size."""
+    """Length, width and height of a parcel in mm, the longest first. Raises Unset for what has no size."""
     long, middle, short = sorted(account.origin.size_mm, reverse=True)
     if short <= 0:
-        raise Unreadable("bounds", "account.origin.size_mm")
+        raise Unset("account.origin.size_mm")
     return long, middle, short
 
 
 def weight(account: Account) -> int:
-    """Grams. Raises Unreadable for what weighs nothing."""
+    """Grams. Raises Unset for what weighs nothing."""
     if account.origin.weight_g <= 0:
-        raise Unreadable("bounds", "account.origin.weight_g")
+        raise Unset("account.origin.weight_g")
     return account.origin.weight_g
 
 

@@ -519,7 +519,7 @@ def label(account: Account, ask: Ask) -> Request:
     shipment["Package"] = [package]
     specification = {**_format(account), "LabelStockSize": {"Height": "6", "Width": "4"}}
     body = {"ShipmentRequest": {"Request": {"RequestOption": "nonvalidate"}, "Shipment": shipment, "LabelSpecification": specification}}
-    return _request(account, "POST", "/api/shipments/v2409/ship", reference(ask), body)
+    return _request(account, "POST", "/api/shipments/v2409/ship", ask.id, body)
 
 
 def _shipment(account: Account, data: parcel.Label) -> tuple[Route, dict[str, Any]]:
@@ -545,7 +545,7 @@ def _shipment(account: Account, data: parcel.Label) -> tuple[Route, dict[str, An
 def _shipper_number(account: Account) -> str:
     found = parcel.option(account, "shipper_number").upper()
     if not re.fullmatch(r"[0-9A-Z]{6}", found):
-        raise Unreadable("bounds", "account.options.shipper_number")
+        raise parcel.Unset("account.options.shipper_number")
     return found
 
 
@@ -564,9 +564,9 @@ def _place(address: Address, code: str, field: str) -> dict[str, Any]:
     }
     region = parcel.state(code, address.region)
     if code in STATES and not region:
-        raise Unreadable("schema", f"{field}.region")
+        raise parcel.wrong("schema", f"{field}.region")
     if code in STATES and len(region) > (5 if code == "VN" else 2):
-        raise Unreadable("bounds", f"{field}.region")
+        raise parcel.wrong("bounds", f"{field}.region")
     if region and len(region) <= 5 and code not in parcel.TERRITORIES:  # where UPS does not want one, a county may be longer than its field
         place["StateProvinceCode"] = region
     if postcode := _postcode(address.postcode, code, f"{field}.postcode"):
@@ -578,11 +578,11 @@ def _postcode(text: str, code: str, field: str) -> str:
     found = "".join(c for c in parcel.plain(text).upper() if c.isascii() and c.isalnum())
     if code in AMERICAN or code == "CA":
         if not found:
-            raise Unreadable("schema", field)
+            raise parcel.wrong("schema", field)
         if not (CANADIAN if code == "CA" else TEN_DIGITS).fullmatch(found):
-            raise Unreadable("bounds", field)
+            raise parcel.wrong("bounds", field)
     if len(found) > 9:
-        raise Unreadable("bounds", field)
+        raise parcel.wrong("bounds", field)
     return found
 
 
@@ -593,7 +593,7 @@ def _phone(text: str, code: str, must: bool, field: str) -> dict[str, Any]:
     if 1 <= len(found) <= 15:
         return {"Phone": {"Number": found}}
     if must:
-        raise Unreadable("schema", field)
+        raise parcel.wrong("schema", field)
     return {}
 
 
@@ -602,20 +602,20 @@ def _service(account: Account, route: Route, service: str) -> str:
     name = ("express" if express else "standard") + ("" if route.home else "_abroad")
     code = account.options.get(name, "") or SERVICES[route.name][express]
     if not re.fullmatch(r"[0-9A-Z]{2}", code):
-        raise Unreadable("bounds", f"account.options.{name}")
+        raise parcel.Unset(f"account.options.{name}")
     return code
 
 
 def _measures(account: Account, route: Route) -> dict[str, Any]:
-    """Raises Unreadable for what UPS does not carry: over 150 pounds or 70 kg, 108 inches, or 165 inches of length and girth."""
+    """Raises Unset for what UPS does not carry: over 150 pounds or 70 kg, 108 inches, or 165 inches of length and girth."""
     grams, size = parcel.weight(account), parcel.sides(account)
     american = route.start in AMERICAN
     tenths = parcel.pounds(grams, 10) if american else parcel.up(grams, 100)
     long, middle, short = (parcel.inches(side, 1) if american else parcel.up(side, 10) for side in size)
     if grams > HEAVIEST_G:
-        raise Unreadable("bounds", "account.origin.weight_g")
+        raise parcel.Unset("account.origin.weight_g")
     if long > (108 if american else 270) or long + 2 * (middle + short) > (165 if american else 330):
-        raise Unreadable("bounds", "account.origin.size_mm")
+        raise parcel.Unset("account.origin.size_mm")
     length, mass = (("IN", "Inches"), ("LBS", "Pounds")) if american else (("CM", "Centimeters"), ("KGS", "Kilograms"))
     return {
         "Dimensions": {"UnitOfMeasurement": _unit(*length), "Length": str(long), "Width": str(middle), "Height": str(short)},
@@ -639,7 +639,7 @@ def _worth(data: parcel.Label) -> dict[str, str]:
 def _format(account: Account) -> dict[str, Any]:
     code = account.options.get("label_format", "GIF").upper()
     if code not in ("GIF", "ZPL"):
-        raise Unreadable("bounds", "account.options.label_format")
+        raise parcel.Unset("account.options.label_format")
     return {"LabelImageFormat": {"Code": code}, "HTTPUserAgent": "Mozilla/4.5"}
 
 
@@ -699,7 +699,7 @@ def recover(account: Account, ask: Ask) -> Request:
             "ReferenceValues": {"ReferenceNumber": {"Value": reference(ask)}, "ShipperNumber": _shipper_number(account)},
         }
     }
-    return _request(account, "POST", "/api/labels/v1/recovery", reference(ask), body)
+    return _request(account, "POST", "/api/labels/v1/recovery", ask.id, body)
 
 
 class LabelResult(Shape):
@@ -732,7 +732,7 @@ def void(account: Account, ask: Ask) -> Request:
     tracking = number(parcel.asked(ask, parcel.Void).tracking)
     if not ONE_Z.fullmatch(tracking):
         raise Unreadable("schema", "$.data.tracking")
-    return _request(account, "DELETE", f"/api/shipments/v2409/void/cancel/{tracking}", reference(ask))
+    return _request(account, "DELETE", f"/api/shipments/v2409/void/cancel/{tracking}", ask.id)
 
 
 class VoidStatus(Shape):
@@ -783,7 +783,7 @@ def rate(account: Account, ask: Ask) -> Request:
         account,
         "POST",
         "/api/rating/v2409/Rate",
-        reference(ask),
+        ask.id,
         {"RateRequest": {"Request": {"RequestOption": "Rate"}, "Shipment": shipment}},
     )
 
@@ -831,7 +831,7 @@ def check(account: Account, ask: Ask) -> Request:
     field = "$.data.to.address"
     code = _country(address, field)
     if code not in AMERICAN:
-        raise Unreadable("bounds", f"{field}.country")
+        raise parcel.wrong("bounds", f"{field}.country")
     postcode = _postcode(address.postcode, code, f"{field}.postcode")
     key = {
         "AddressLine": parcel.street(address.lines, 100, 3, f"{field}.lines"),
@@ -842,7 +842,7 @@ def check(account: Account, ask: Ask) -> Request:
     }
     if postcode[5:]:
         key["PostcodeExtendedLow"] = postcode[5:]
-    return _request(account, "POST", "/api/addressvalidation/v2/1", reference(ask), {"XAVRequest": {"AddressKeyFormat": key}})
+    return _request(account, "POST", "/api/addressvalidation/v2/1", ask.id, {"XAVRequest": {"AddressKeyFormat": key}})
 
 
 class Found(Shape):
@@ -886,7 +886,7 @@ def subscribe(account: Account, ask: Ask) -> Request:
         if not PUSHED.fullmatch(tracking):
             raise Unreadable("schema", f"$.data.trackings[{place}]")
     body = {"locale": "en_US", "countryCode": "US", "trackingNumberList": trackings}
-    return _request(account, "POST", "/api/track/v2/subscription/standard/package", reference(ask), body)
+    return _request(account, "POST", "/api/track/v2/subscription/standard/package", ask.id, body)
 
 
 class Subscribed(msgspec.Struct, rename="camel"):

@@ -428,16 +428,21 @@ def _at(account: Account, path: str) -> str:
     return (account.url or URL) + path
 
 
+def _named(ask: Ask) -> tuple[tuple[str, str], ...]:
+    """Headers of what is harmless twice: its name is for whoever compares logs."""
+    return (("Accept", "application/json"), ("X-Request-ID", ask.id))
+
+
 def _address(address: Address, field: str) -> dict[str, str]:
     """Raises Unreadable for what is not in the US, or is no whole address there."""
     code = parcel.country(address, field)
     if code != "US" and code not in parcel.TERRITORIES:
-        raise Unreadable("bounds", f"{field}.country")
+        raise parcel.wrong("bounds", f"{field}.country")
     state = parcel.state("US", address.region).upper() if code == "US" else code
     if not state:
-        raise Unreadable("schema", f"{field}.region")
+        raise parcel.wrong("schema", f"{field}.region")
     if state not in STATES:
-        raise Unreadable("bounds", f"{field}.region")
+        raise parcel.wrong("bounds", f"{field}.region")
     lines = parcel.street(address.lines, 50, 2, f"{field}.lines")
     zip5, zip4 = _zip(address.postcode, f"{field}.postcode")
     found = {"streetAddress": lines[0], "city": parcel.needed(address.city, 28, f"{field}.city"), "state": state, "ZIPCode": zip5}
@@ -451,10 +456,10 @@ def _address(address: Address, field: str) -> dict[str, str]:
 def _zip(text: str, field: str) -> tuple[str, str]:
     whole = parcel.plain(text)
     if not whole:
-        raise Unreadable("schema", field)
+        raise parcel.wrong("schema", field)
     found = re.fullmatch(r"([0-9]{5})(?:[- ]?([0-9]{4}))?", whole)
     if not found:
-        raise Unreadable("bounds", field)
+        raise parcel.wrong("bounds", field)
     return found.group(1), found.group(2) or ""
 
 
@@ -473,22 +478,22 @@ def _phone(text: str) -> dict[str, str]:
 def _image(account: Account) -> dict[str, str]:
     found = account.options.get("label_format", "PDF").upper()
     if found not in ("PDF", "ZPL203DPI"):
-        raise Unreadable("bounds", "account.options.label_format")
+        raise parcel.Unset("account.options.label_format")
     return {"imageType": found, "labelType": "4X6LABEL"}
 
 
 def _package(account: Account, data: parcel.Label, at: int) -> dict[str, Any]:
-    """Raises Unreadable for what USPS does not carry: over 70 pounds, or 130 inches of length and girth."""
+    """Raises Unset for what USPS does not carry: over 70 pounds, or 130 inches of length and girth."""
     service = "express" if data.service == "express" else "standard"
     mail = account.options.get(service, "") or CLASSES[service]
     if mail not in KNOWN_CLASSES:
-        raise Unreadable("bounds", f"account.options.{service}")
+        raise parcel.Unset(f"account.options.{service}")
     grams, size = parcel.weight(account), parcel.sides(account)
     if grams > HEAVIEST_G:
-        raise Unreadable("bounds", "account.origin.weight_g")
+        raise parcel.Unset("account.origin.weight_g")
     pounds, (long, middle, short) = parcel.pounds(grams, 100), (parcel.inches(side, 100) for side in size)
     if long + 2 * (middle + short) > 130 * 100:
-        raise Unreadable("bounds", "account.origin.size_mm")
+        raise parcel.Unset("account.origin.size_mm")
     machine = 600 <= long <= 2200 and 300 <= middle <= 1800 and 25 <= short <= 1500 and pounds <= 2500
     bulky = long * middle * short > CUBIC_FOOT
     return {
@@ -518,7 +523,7 @@ def _day_of(account: Account, at: int) -> str:
     try:
         zone = ZoneInfo(account.options.get("time_zone", "America/New_York"))
     except (KeyError, ValueError, OSError):
-        raise Unreadable("bounds", "account.options.time_zone") from None
+        raise parcel.Unset("account.options.time_zone") from None
     return f"{datetime.fromtimestamp(at // 1000, zone):%Y-%m-%d}"
 
 
@@ -600,7 +605,7 @@ def cancel(account: Account, ask: Ask) -> Request:
     tracking = number(parcel.asked(ask, parcel.Void).tracking)
     if not tracking:
         raise Unreadable("schema", "$.data.tracking")
-    return Request("DELETE", _at(account, f"/labels/v3/label/{tracking}"), (("Accept", "application/json"),))
+    return Request("DELETE", _at(account, f"/labels/v3/label/{tracking}"), _named(ask))
 
 
 class Cancelled(msgspec.Struct):
@@ -624,7 +629,7 @@ def cancelled(account: Account, ask: Ask, reply: Reply) -> Answer:
 # --- addresses
 def check(account: Account, ask: Ask) -> Request:
     address = _address(parcel.asked(ask, parcel.Check).to.address, "$.data.to.address")
-    return Request("GET", _at(account, f"/addresses/v3/address?{urlencode(address)}"), (("Accept", "application/json"),))
+    return Request("GET", _at(account, f"/addresses/v3/address?{urlencode(address)}"), _named(ask))
 
 
 class Additional(msgspec.Struct):

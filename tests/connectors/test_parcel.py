@@ -82,9 +82,9 @@ def test_a_life_may_be_text() -> None:
 
 def test_what_an_account_lacks_is_named() -> None:
     account = Account(source="ups-lumi", shop="lumi", credentials={"client_id": Secret("")})
-    with pytest.raises(Unreadable, match=r"schema: account\.credentials\.client_id"):
+    with pytest.raises(parcel.Unset, match=r"account\.credentials\.client_id"):
         parcel.credential(account, "client_id")
-    with pytest.raises(Unreadable, match=r"schema: account\.options\.crid"):
+    with pytest.raises(parcel.Unset, match=r"account\.options\.crid"):
         parcel.option(account, "crid")
 
 
