@@ -20,6 +20,23 @@ answer without it cannot be placed, since nothing else in it is known to us: `un
 - Labels bought and cancelled name no order of ours and no time: whoever bought one knows both, and links the tracking number.
 
 USPS can push too (subscriptions for tracking, signed in a header), which is another API and not read here.
+
+What we ask of USPS, by its Domestic Labels, Addresses, Tracking and Payments APIs:
+
+- A label is asked for with `X-Idempotency-Key`, made from the effect's ID. A second request with the key would buy a second label, so
+  it makes nothing safe by itself; but a reprint asked for by the key gives the label that was bought, or 160412: there is none with a
+  mailing date within a week. That is a look-up. Neither stands in the specification of version 3.9.8; both are in use, in production,
+  where the key of an earlier label was found at once. A reprint counts: USPS gives three of a label.
+- Labels, reprints and cancellations want a payment authorisation beside the access token. It comes from the Payments API, lives for
+  eight hours, and names who pays: the account's options `crid`, `mid`, `manifest_mid`, `account_type` (EPS), `account_number`.
+- The answer is asked for as one JSON document. The default, several parts, is read as well, with what is wrong in it: its headers
+  claim encodings that are not there, the picture is always Base64, and a part may have no name.
+- Which mail class: standard is Ground Advantage, express Priority Mail Express. The options `standard` and `express` say otherwise.
+  `label_format` is PDF or ZPL203DPI. Pounds and inches, hundredths rounded up.
+- The mailing date is the day of asking in the option `time_zone` (America/New_York, which is never behind the mainland's other zones).
+- To military addresses and the far territories a label needs a customs form, and so an account of the goods that an ask does not
+  give; abroad is another API. Both are refused.
+- Cancelling a cancelled label cancels nothing more, and checking an address twice costs nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +44,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+from uuid import NAMESPACE_URL, uuid5
+from zoneinfo import ZoneInfo
 
 import msgspec
 
+from connectors import parcel
+from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Ignored, Record, Unreadable
-from connectors.vendor import Account, Envelope, Guide, Topic, Vendor, waiting
-from orders.fact import AT_MAX, AT_MIN, ParcelScanned, Tracking
+from connectors.http import Reply, Request
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, waiting
+from orders.fact import AT_MAX, AT_MIN, Address, ParcelScanned, Tracking
 from orders.request import FactWaiting
 
 DAY_MS = 86_400_000
@@ -265,13 +288,20 @@ def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
 
 
 # --- complaints
+class Source(msgspec.Struct):
+    parameter: str | None = None
+
+
 class Wrong(msgspec.Struct):
     code: str | int | None = None
     title: str | None = None
+    detail: str | None = None
+    source: Source | str | None = None
 
 
 class Refusal(msgspec.Struct):
     code: str | int | None = None
+    message: str | None = None
     errors: list[Wrong] | None = None
 
 
@@ -283,7 +313,13 @@ _CREDENTIALS = "USPS refuses our credentials: check client ID and secret (consum
 _SCOPE = "USPS refuses our access token or its scope: check that the app at USPS has the tracking product, then client ID and secret"
 _FAULT = "USPS has a fault of its own: it is tried again later"
 _OURS = "USPS does not take the request: check the tracking number at the order"
+KEY_NOT_FOUND, REPRINT_OF_CANCELLED = "160412", "160979"
+EXACT = {  # codes that say more than the status above them
+    KEY_NOT_FOUND: "USPS has no label under this key: none was bought, and it is asked for again",
+    REPRINT_OF_CANCELLED: "the label was cancelled before: ask for a new one if the parcel is still to go",
+}
 COMPLAINTS: dict[str, str] = {
+    **EXACT,
     "400": _OURS,
     "401": _SCOPE,
     "403": "USPS does not let our app ask this: have USPS add the API, and the mailer ID that the labels carry, to the app",
@@ -318,14 +354,359 @@ def complaint(body: bytes) -> str:
     for wrong in () if isinstance(error, str) else error.errors or ():
         codes += [wrong.title, wrong.code]
     words = [code for code in map(_code, codes) if code]
-    code = next((code for code in words if code in COMPLAINTS), "") or next(iter(words), "")
+    code = (
+        next((code for code in words if code in EXACT), "")
+        or next((code for code in words if code in COMPLAINTS), "")
+        or next(iter(words), "")
+    )
     named = f" (code {code})" if code else ""
     return f"{COMPLAINTS.get(code, 'USPS refuses the request: its reference explains the code')}{named}"
+
+
+def _wrongs(body: bytes) -> list[Wrong]:
+    found = parcel.answered(body, Failed)
+    return found.error.errors or [] if found and isinstance(found.error, Refusal) else []
 
 
 def _code(text: str | int | None) -> str:
     found = "" if text is None else str(text)
     return found if re.fullmatch(r"[0-9A-Za-z_-]{1,40}", found) else ""
+
+
+# --- what we ask for
+URL = "https://apis.usps.com"
+JSON = (("Content-Type", "application/json"),)
+LABEL_JSON = (*JSON, ("Accept", "application/vnd.usps.labels+json"))
+CLASSES = {"standard": "USPS_GROUND_ADVANTAGE", "express": "PRIORITY_MAIL_EXPRESS"}
+KNOWN_CLASSES = frozenset(
+    {"USPS_GROUND_ADVANTAGE", "PRIORITY_MAIL", "PRIORITY_MAIL_EXPRESS", "PARCEL_SELECT", "MEDIA_MAIL", "LIBRARY_MAIL"}
+)
+NEAR = frozenset({"PR", "VI"})  # territories to which a parcel needs no customs form
+STATES = frozenset(
+    (
+        *("AL", "AK", "AZ", "AR", "CA", "CO", "CT", "DE", "DC", "FL", "GA", "HI", "ID", "IL", "IN", "IA", "KS", "KY", "LA", "ME"),
+        *("MD", "MA", "MI", "MN", "MS", "MO", "MT", "NE", "NV", "NH", "NJ", "NM", "NY", "NC", "ND", "OH", "OK", "OR", "PA", "RI"),
+        *("SC", "SD", "TN", "TX", "UT", "VT", "VA", "WA", "WV", "WI", "WY"),
+        *parcel.TERRITORIES,
+        *parcel.MILITARY,
+    )
+)
+HEAVIEST_G = 31_751  # 70 pounds
+CUBIC_FOOT = 1728 * 100**3  # in cubed hundredths of an inch
+LABEL_LIFE_S = 6 * 86_400  # "not found" speaks of a week: it is believed a day less
+AGAIN = Ability("keyed", 28 * 86_400)  # asked twice it does no more than once
+PAYMENT_LIFE_S = 8 * 3600.0
+
+
+def key(ask: Ask) -> str:
+    """What a label of ours is found by: a UUID, as others use."""
+    return str(uuid5(NAMESPACE_URL, f"orderflow:{ask.id}"))
+
+
+# --- labels
+def label(account: Account, ask: Ask) -> Request:
+    data = parcel.asked(ask, parcel.Label)
+    to = _address(data.to.address, "$.data.to.address")
+    if to["state"] in (parcel.TERRITORIES - NEAR) | parcel.MILITARY:
+        raise Unreadable("bounds", "$.data.to.address.region")
+    home = account.origin
+    body = {
+        "imageInfo": {**_image(account), "receiptOption": "NONE"},
+        "toAddress": {**_who(data.to.name, "$.data.to.name"), **to, **_phone(data.to.phone), "ignoreBadAddress": False},
+        "fromAddress": {
+            **_who(home.name, "account.origin.name"),
+            **_address(home.address, "account.origin.address"),
+            **_phone(home.phone),
+            "ignoreBadAddress": False,
+        },
+        "packageDescription": _package(account, data, ask.at),
+    }
+    return Request("POST", _at(account, "/labels/v3/label"), (*LABEL_JSON, ("X-Idempotency-Key", key(ask))), msgspec.json.encode(body))
+
+
+def _at(account: Account, path: str) -> str:
+    return (account.url or URL) + path
+
+
+def _named(ask: Ask) -> tuple[tuple[str, str], ...]:
+    """Headers of what is harmless twice: its name is for whoever compares logs."""
+    return (("Accept", "application/json"), ("X-Request-ID", ask.id))
+
+
+def _address(address: Address, field: str) -> dict[str, str]:
+    """Raises Unreadable for what is not in the US, or is no whole address there."""
+    code = parcel.country(address, field)
+    if code != "US" and code not in parcel.TERRITORIES:
+        raise parcel.wrong("bounds", f"{field}.country")
+    state = parcel.state("US", address.region).upper() if code == "US" else code
+    if not state:
+        raise parcel.wrong("schema", f"{field}.region")
+    if state not in STATES:
+        raise parcel.wrong("bounds", f"{field}.region")
+    lines = parcel.street(address.lines, 50, 2, f"{field}.lines")
+    zip5, zip4 = _zip(address.postcode, f"{field}.postcode")
+    found = {"streetAddress": lines[0], "city": parcel.needed(address.city, 28, f"{field}.city"), "state": state, "ZIPCode": zip5}
+    if lines[1:]:
+        found["secondaryAddress"] = lines[1]
+    if zip4:
+        found["ZIPPlus4"] = zip4
+    return found
+
+
+def _zip(text: str, field: str) -> tuple[str, str]:
+    whole = parcel.plain(text)
+    if not whole:
+        raise parcel.wrong("schema", field)
+    found = re.fullmatch(r"([0-9]{5})(?:[- ]?([0-9]{4}))?", whole)
+    if not found:
+        raise parcel.wrong("bounds", field)
+    return found.group(1), found.group(2) or ""
+
+
+def _who(text: str, field: str) -> dict[str, str]:
+    """First and last name; what has but one word is a firm."""
+    whole = parcel.name(text, 100, field)
+    first, _, last = whole.rpartition(" ")
+    return {"firstName": first[:50].strip(), "lastName": last[:50]} if first else {"firm": whole[:50]}
+
+
+def _phone(text: str) -> dict[str, str]:
+    found = parcel.digits(text)
+    return {"phone": found} if re.fullmatch(r"[0-9]{6,15}", found) else {}
+
+
+def _image(account: Account) -> dict[str, str]:
+    found = account.options.get("label_format", "PDF").upper()
+    if found not in ("PDF", "ZPL203DPI"):
+        raise parcel.Unset("account.options.label_format")
+    return {"imageType": found, "labelType": "4X6LABEL"}
+
+
+def _package(account: Account, data: parcel.Label, at: int) -> dict[str, Any]:
+    """Raises Unset for what USPS does not carry: over 70 pounds, or 130 inches of length and girth."""
+    service = "express" if data.service == "express" else "standard"
+    mail = account.options.get(service, "") or CLASSES[service]
+    if mail not in KNOWN_CLASSES:
+        raise parcel.Unset(f"account.options.{service}")
+    grams, size = parcel.weight(account), parcel.sides(account)
+    if grams > HEAVIEST_G:
+        raise parcel.Unset("account.origin.weight_g")
+    pounds, (long, middle, short) = parcel.pounds(grams, 100), (parcel.inches(side, 100) for side in size)
+    if long + 2 * (middle + short) > 130 * 100:
+        raise parcel.Unset("account.origin.size_mm")
+    machine = 600 <= long <= 2200 and 300 <= middle <= 1800 and 25 <= short <= 1500 and pounds <= 2500
+    bulky = long * middle * short > CUBIC_FOOT
+    return {
+        "mailClass": mail,
+        "rateIndicator": "PA" if mail == "PRIORITY_MAIL_EXPRESS" else "DR" if bulky else "SP",
+        "processingCategory": "MACHINABLE" if machine else "NONSTANDARD",
+        "destinationEntryFacilityType": "NONE",
+        "weightUOM": "lb",
+        "weight": pounds / 100,
+        "dimensionsUOM": "in",
+        "length": long / 100,
+        "width": middle / 100,
+        "height": short / 100,
+        "mailingDate": _day_of(account, at),
+        **_shown(data.number),
+    }
+
+
+def _shown(text: str) -> dict[str, Any]:
+    shown = parcel.plain(text)[:30].strip()
+    return {"customerReference": [{"referenceNumber": shown, "printReferenceNumber": True}]} if shown else {}
+
+
+def _day_of(account: Account, at: int) -> str:
+    if not AT_MIN <= at < AT_MAX:
+        raise Unreadable("schema", "$.at")
+    try:
+        zone = ZoneInfo(account.options.get("time_zone", "America/New_York"))
+    except (KeyError, ValueError, OSError):
+        raise parcel.Unset("account.options.time_zone") from None
+    return f"{datetime.fromtimestamp(at // 1000, zone):%Y-%m-%d}"
+
+
+class Metadata(msgspec.Struct, rename="camel"):
+    tracking_number: str | None = None
+
+
+class Labelled(Metadata):
+    """One document: its metadata on top, as the specification has it, or inside."""
+
+    label_metadata: Metadata | None = None
+    label_image: str | None = None
+
+
+def labelled(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if reply.status in (200, 201):
+        return _bought(reply)
+    return parcel.failed(reply, harmless=False, code=_by_word(reply))
+
+
+def _bought(reply: Reply) -> Answer:
+    """A label was bought: what it is. One that cannot be read is in doubt."""
+    tracking, file = _in_parts(reply.body) if reply.body.lstrip()[:2] == b"--" else _in_one(reply.body)
+    return Done(f"USPS {tracking}", file) if tracking and file else Unknown(Reason.DROPPED)
+
+
+def _in_one(body: bytes) -> tuple[str, bytes]:
+    found = parcel.answered(body, Labelled)
+    if found is None:
+        return "", b""
+    inside = found.label_metadata.tracking_number if found.label_metadata else None
+    return number(inside or found.tracking_number), parcel.image(found.label_image)
+
+
+def _in_parts(body: bytes) -> tuple[str, bytes]:
+    """The first tracking number and the first picture: what the parts are called is not to be relied on.
+
+    A part counts when the boundary after it has arrived, so that half a picture is none.
+    """
+    boundary = body.lstrip().split(b"\n", 1)[0].strip()
+    tracking, file = "", b""
+    for piece in (b"\n" + body.lstrip()).split(b"\n" + boundary)[1:-1]:
+        content = piece.replace(b"\r\n", b"\n").lstrip(b"\n").partition(b"\n\n")[2]
+        if found := parcel.answered(content, Metadata):
+            tracking = tracking or number(found.tracking_number)
+        else:
+            file = file or parcel.image(content)
+    return tracking, file
+
+
+def _by_word(reply: Reply) -> Answer | None:
+    """Which part of a label's request is wrong: USPS names it in `source`, its codes are not published."""
+    for wrong in _wrongs(reply.body):
+        place = (wrong.source.parameter if isinstance(wrong.source, Source) else wrong.source) or ""
+        if "toAddress" in place:
+            return Refused(Reason.RECIPIENT)
+        if re.search("fromAddress|senderAddress|Payment-Authorization", place):
+            return TryLater(Reason.CONFIGURATION)
+    return None
+
+
+def reprint(account: Account, ask: Ask) -> Request:
+    body = msgspec.json.encode({"imageInfo": _image(account)})
+    return Request("POST", _at(account, "/labels/v3/label-reprint"), (*LABEL_JSON, ("X-Idempotency-Key", key(ask))), body)
+
+
+def reprinted(account: Account, ask: Ask, reply: Reply) -> Answer:
+    if reply.status in (200, 201):
+        return _bought(reply)
+    codes = {str(wrong.code) for wrong in _wrongs(reply.body)}
+    if reply.status == 400 and KEY_NOT_FOUND in codes:
+        return TryLater(Reason.NOT_FOUND)
+    if reply.status == 400 and REPRINT_OF_CANCELLED in codes:
+        return Refused(Reason.GONE)
+    return parcel.failed(reply, harmless=False)
+
+
+def cancel(account: Account, ask: Ask) -> Request:
+    tracking = number(parcel.asked(ask, parcel.Void).tracking)
+    if not tracking:
+        raise Unreadable("schema", "$.data.tracking")
+    return Request("DELETE", _at(account, f"/labels/v3/label/{tracking}"), _named(ask))
+
+
+class Cancelled(msgspec.Struct):
+    status: str | None = None
+
+
+def cancelled(account: Account, ask: Ask, reply: Reply) -> Answer:
+    """CANCELED, or DISPUTED: a refund was asked for. Refusals have no code of their own, only words."""
+    done = Done(f"USPS {number(parcel.asked(ask, parcel.Void).tracking)}")
+    if reply.status == 200:
+        found = parcel.answered(reply.body, Cancelled)
+        return done if found and found.status in ("CANCELED", "DISPUTED") else TryLater(Reason.PROVIDER)
+    words = " ".join((wrong.detail or "").casefold() for wrong in _wrongs(reply.body))
+    if reply.status == 400 and re.search(r"already been (submitted|cancell?ed)", words):
+        return done
+    if reply.status == 400 and re.search(r"not found|cannot be submitted", words):
+        return Refused(Reason.GONE)
+    return parcel.failed(reply, harmless=True)
+
+
+# --- addresses
+def check(account: Account, ask: Ask) -> Request:
+    address = _address(parcel.asked(ask, parcel.Check).to.address, "$.data.to.address")
+    return Request("GET", _at(account, f"/addresses/v3/address?{urlencode(address)}"), _named(ask))
+
+
+class Additional(msgspec.Struct):
+    confirmation: str | None = msgspec.field(default=None, name="DPVConfirmation")
+
+
+class Standardised(msgspec.Struct, rename="camel"):
+    address: msgspec.Raw
+    additional_info: Additional | None = None
+
+
+def checked(account: Account, ask: Ask, reply: Reply) -> Answer:
+    """Its reference is "valid", "ambiguous" (a flat is missing, or unknown in a known house) or "unknown": nothing of the address."""
+    if reply.status == 200:
+        found = parcel.answered(reply.body, Standardised)
+        if found is None:
+            return TryLater(Reason.PROVIDER)
+        word = found.additional_info.confirmation if found.additional_info else None
+        return Done({"Y": "valid", "D": "ambiguous", "S": "ambiguous"}.get(word or "", "unknown"))
+    error = parcel.answered(reply.body, Failed)
+    refusal = error.error if error and isinstance(error.error, Refusal) else None
+    said = " ".join([refusal.message or "", *(wrong.detail or "" for wrong in refusal.errors or ())]) if refusal else ""
+    if reply.status in (400, 404) and "not found" in said.casefold():
+        return Done("unknown")
+    return parcel.failed(reply, harmless=True)
+
+
+# --- tracking
+def track(account: Account, value: str, cursor: str) -> Request:
+    tracking = number(value)
+    if not tracking:
+        raise Unreadable("schema", "tracking")
+    return Request("GET", _at(account, f"/tracking/v3/tracking/{tracking}?expand=DETAIL"), (("Accept", "application/json"),))
+
+
+# --- credentials
+def ask_for_token(account: Account) -> Request:
+    body = {
+        "client_id": parcel.credential(account, "client_id"),
+        "client_secret": parcel.credential(account, "client_secret"),
+        "grant_type": "client_credentials",
+    }
+    return Request("POST", _at(account, "/oauth2/v3/token"), JSON, msgspec.json.encode(body))
+
+
+def bearer(account: Account, token: str) -> tuple[tuple[str, str], ...]:
+    return (("Authorization", f"Bearer {token}"),)
+
+
+def ask_for_payment(account: Account) -> Request:
+    owner = {name: parcel.option(account, option) for name, option in (("CRID", "crid"), ("MID", "mid"), ("manifestMID", "manifest_mid"))}
+    payer = {
+        "roleName": "PAYER",
+        **owner,
+        "accountType": account.options.get("account_type", "EPS"),
+        "accountNumber": parcel.option(account, "account_number"),
+    }
+    body = msgspec.json.encode({"roles": [payer, {"roleName": "LABEL_OWNER", **owner}]})
+    return Request("POST", _at(account, "/payments/v3/payment-authorization"), JSON, body)
+
+
+class Payment(msgspec.Struct, rename="camel"):
+    payment_authorization_token: str = ""
+
+
+def payment(reply: Reply) -> tuple[str, float]:
+    found = parcel.answered(reply.body, Payment)
+    if found is None or not found.payment_authorization_token:
+        raise Unreadable("schema", "$.paymentAuthorizationToken")
+    return found.payment_authorization_token, PAYMENT_LIFE_S
+
+
+def paid(account: Account, token: str) -> tuple[tuple[str, str], ...]:
+    return (("X-Payment-Authorization-Token", token),)
+
+
+PAYMENT = Login(paid, ask_for_payment, payment)
 
 
 VENDOR = Vendor(
@@ -346,5 +727,13 @@ VENDOR = Vendor(
         "shipment": nothing("a label was bought: it names no order, and whoever bought it links the tracking number"),
         "cancel": nothing("a label was cancelled or its refund asked for: its parcel will not move, nothing of an order changes by it"),
     },
+    url=URL,
+    questions={"tracking": Question("tracking", track, lambda reply: "")},
+    actions={
+        "carrier.label": Action(Ability("lookup", LABEL_LIFE_S), label, labelled, reprint, reprinted, login=PAYMENT),
+        "carrier.void": Action(AGAIN, cancel, cancelled, login=PAYMENT),
+        "address.check": Action(AGAIN, check, checked),
+    },
+    login=Login(bearer, ask_for_token, parcel.token),
     complaint=complaint,
 )

@@ -76,6 +76,7 @@ class Ask(msgspec.Struct, frozen=True):
     id: str  # effect ID, and idempotency key
     order: str  # order ID
     data: msgspec.Raw  # by the action
+    at: int = 0  # when it is asked, ms: whoever asks says it, for requests that name a day; no part of what is kept
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -94,6 +95,7 @@ class Action(msgspec.Struct, frozen=True):
     look: Callable[[Account, Ask], Request] | None = None
     found: Callable[[Account, Ask, Reply], Answer] | None = None
     then: Callable[[Account, Ask, Reply], Request | Answer] | None = None
+    login: Login | None = None  # a second token that it needs beside the vendor's: asked for with the first, sent with it, kept apart
 
 
 class Question(msgspec.Struct, frozen=True):
