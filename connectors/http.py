@@ -49,7 +49,7 @@ class Request(msgspec.Struct, frozen=True):
 class Reply(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str] = {}  # names in lower case
-    body: bytes = b""  # at most REPLY_CAP bytes of it
+    body: bytes = b""  # at most `Http.reply_cap` bytes of it
     retry_after_s: float | None = None
 
     def __repr__(self) -> str:
@@ -162,8 +162,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 class Http:
     """A client for one provider. Failures are values; nothing it logs or returns names a URL, a header or a body."""
 
-    def __init__(self, *, connections: int, guard: Guard | None = None, ca_file: str = "") -> None:
+    def __init__(self, *, connections: int, guard: Guard | None = None, ca_file: str = "", reply_cap: int = REPLY_CAP) -> None:
+        """`reply_cap`: bytes of a reply's body that are kept; the rest is not read."""
         self.connections = connections
+        self.reply_cap = reply_cap
         self.guard = guard
         self.ca_file = ca_file
         self.client: httpx.AsyncClient | None = None
@@ -215,7 +217,7 @@ class Http:
                 status, headers = response.status_code, {name.lower(): value for name, value in response.headers.items()}
                 async for piece in response.aiter_raw():
                     body += piece
-                    if len(body) > REPLY_CAP:
+                    if len(body) > self.reply_cap:
                         break
         except TimeoutError:
             fault = Reason.TIMEOUT
@@ -226,7 +228,7 @@ class Http:
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             fault = before_the_first_byte(error) if not written else Reason.DROPPED
         if status:
-            return Reply(status, headers, bytes(body[:REPLY_CAP]), retry_after(headers.get("retry-after", ""), now_ms))
+            return Reply(status, headers, bytes(body[: self.reply_cap]), retry_after(headers.get("retry-after", ""), now_ms))
         if written:
             return Unknown(fault)
         return TryLater(Reason.CONNECT if fault is Reason.TIMEOUT else fault)
