@@ -133,6 +133,17 @@ class Account(Section, frozen=True):
     order_field: Annotated[str, Meta(description="metadata field in which the gateway's payments name the shop's order")] = "order_id"
     location: Annotated[str, Meta(description="stock location, for a vendor that has only one")] = "main"
     rate: Annotated[float, Meta(description="deliveries a second that are taken, as many again at once", gt=0)] = 200.0
+    silent_after_minutes: Annotated[float, Meta(description="an account that pushes and is silent for so long raises an alert", gt=0)] = (
+        120.0
+    )
+    url: Annotated[
+        str, Meta(description="base of its API, no slash at the end; empty: the vendor's own", pattern="^(https?://.*[^/])?$")
+    ] = ""
+    credentials: Annotated[
+        dict[str, Ref], Meta(description="to ask it for something, by the vendor's own names; without them it is only listened to")
+    ] = {}
+    options: Annotated[dict[str, str], Meta(description="what else its API wants to know of the account")] = {}
+    private: Annotated[bool, Meta(description="allow an API in a private network")] = False
 
 
 class Layout(Section, frozen=True):
@@ -146,6 +157,7 @@ class Http(Section, frozen=True):
     host: Annotated[str, Meta(description="address to listen on; another than loopback needs a token")] = "127.0.0.1"
     port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
     worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
+    poller_port: Annotated[int, Meta(description="health and metrics of the poller", ge=0, le=65535)] = 8082
     token: Annotated[Ref | None, Meta(description="bearer token for machines, by reference")] = None
 
 
@@ -162,10 +174,20 @@ class Workflow(Section, frozen=True):
     feedback_after_hours: Annotated[float, Meta(description="delivery to feedback request", ge=0)] = 72.0
     finance_after_failures: Annotated[int, Meta(description="failed payments before finance looks at it", ge=1)] = 2
     location: Annotated[str, Meta(description="stock location of lines that name none")] = "main"
+    stalled_after_hours: Annotated[float, Meta(description="an order that stays in a status for longer counts as stalled", gt=0)] = 72.0
     lease_seconds: Annotated[float, Meta(description="a claimed call that has not begun by then is not begun any more", ge=1)] = 30.0
     grace_seconds: Annotated[
         float, Meta(description="what became of a call is unknown so long after its lease; longer than any call takes", ge=1)
     ] = 30.0
+
+
+class Polling(Section, frozen=True):
+    """How often vendors are asked; parcels are asked about the oftener the nearer they are."""
+
+    warehouse_minutes: Annotated[float, Meta(description="between two askings for a warehouse's orders and stock", gt=0)] = 5.0
+    reconcile_minutes: Annotated[float, Meta(description="between two askings of shops and gateways for what a webhook missed", gt=0)] = (
+        60.0
+    )
 
 
 class Settings(Section, frozen=True):
@@ -202,6 +224,7 @@ class Settings(Section, frozen=True):
     http: Http = Http()
     model: Model = Model()
     workflow: Workflow = Workflow()
+    polling: Polling = Polling()
 
     @property
     def folder(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,10 +54,11 @@ def make_app(
     bodies: Path = Path("bodies"),
     front: Front | None = None,
     limits: Limits | None = None,
+    heard: Callable[[str], None] = lambda source: None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
-    ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
+    ingest = Ingest(inlets, sink, bodies, clock, metrics, limits, heard)
     pages = Pages(clock, has_mailbox=mailbox is not None)
     live = Live(reader)
 
