@@ -117,6 +117,7 @@ class Client:
             if not following:
                 return Asked(tuple(pages))
             cursor = following
+            await asyncio.sleep(1 / self.vendor.pace_per_s)
 
     async def _page(self, request: Request, budget_s: float) -> Reply | TryLater | Refused:
         if _origin(request.url) != _origin(self.base):  # a cursor is a vendor's word: our credentials follow it nowhere else

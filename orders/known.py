@@ -8,7 +8,7 @@ from orders.fact import Fact, decode_fact
 from orders.merge import absorb, key_hash
 from orders.reference import Link, Reference, fact_id, orders_at
 from orders.request import FactWaiting, ReferenceLinked, StockLevelReported
-from orders.state import Key, Order, contradictory, rank
+from orders.state import Key, Order, contradictory, rank, sane
 from orders.stock import Level, Stock
 
 
@@ -26,7 +26,8 @@ def knows(order: Order | None, fact: Fact) -> bool:
     if rank(small) <= rank(variants[0]):
         return True
     winner = variants[0]
-    return winner.version == small.version and winner.authority == small.authority and not contradictory((winner, small))
+    said = sane(winner), winner.authority, winner.version
+    return said == (sane(small), small.authority, small.version) and not contradictory((winner, small))
 
 
 def knows_link(reference: Reference | None, link: ReferenceLinked) -> bool:

@@ -8,6 +8,7 @@ lives in memory and follows from the orders: a new poller asks about a parcel as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -34,6 +35,7 @@ CALLS = 20  # of one account in one turn
 TURN_S = 1.0
 OUTAGE_S = 15.0  # while the store or the log is away no vendor is asked for what could not be kept
 LEASE_MS = 30_000
+RELEASE_S = 2.0
 PAUSE_MS, LONGEST_PAUSE_MS = 30_000, 15 * MINUTE_MS  # for an account that does not answer
 
 
@@ -92,8 +94,10 @@ class Poller:
                 await asyncio.sleep(TURN_S)
         finally:
             renewing.cancel()
-            if self.ours:
-                await self._store.lease("poller", self._holder, 1)
+            if self.ours:  # the next poller need not wait until it runs out
+                with contextlib.suppress(StoreDown, StoreRefused, TimeoutError):
+                    async with asyncio.timeout(RELEASE_S):
+                        await self._store.lease("poller", self._holder, 1)
 
     async def _renew(self) -> None:
         while True:
