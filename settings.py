@@ -133,17 +133,14 @@ class Account(Section, frozen=True):
     order_field: Annotated[str, Meta(description="metadata field in which the gateway's payments name the shop's order")] = "order_id"
     location: Annotated[str, Meta(description="stock location, for a vendor that has only one")] = "main"
     rate: Annotated[float, Meta(description="deliveries a second that are taken, as many again at once", gt=0)] = 200.0
+    url: Annotated[str, Meta(description="base of its API where it is not the vendor's usual one", pattern="^(https?://.*[^/])?$")] = ""
+    credentials: Annotated[
+        dict[str, Ref], Meta(description="what its API asks for, by the vendor's names, by reference; without any it does nothing for us")
+    ] = {}
+    options: Annotated[dict[str, str], Meta(description="what else its API wants to know of the account, by the vendor's names")] = {}
     silent_after_minutes: Annotated[float, Meta(description="an account that pushes and is silent for so long raises an alert", gt=0)] = (
         120.0
     )
-    url: Annotated[
-        str, Meta(description="base of its API, no slash at the end; empty: the vendor's own", pattern="^(https?://.*[^/])?$")
-    ] = ""
-    credentials: Annotated[
-        dict[str, Ref], Meta(description="to ask it for something, by the vendor's own names; without them it is only listened to")
-    ] = {}
-    options: Annotated[dict[str, str], Meta(description="what else its API wants to know of the account")] = {}
-    private: Annotated[bool, Meta(description="allow an API in a private network")] = False
 
 
 class Layout(Section, frozen=True):

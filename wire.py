@@ -30,7 +30,7 @@ import msgspec
 import structlog
 
 from connectors.base import Secret, is_loopback
-from connectors.client import BY_TIME, TRACKING, Client, askable
+from connectors.client import TRACKING, Client, askable
 from connectors.delivery import Delivery, Unreadable, body_of, decode_delivery, encode_delivery
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
@@ -472,7 +472,6 @@ def accounts(settings: Settings) -> list[tuple[Vendor, Account]]:
             order_field=its.order_field,
             location=its.location,
             url=its.url,
-            credentials={name: Secret("") for name in its.credentials},
             options=its.options,
         )
         found.append((VENDORS[its.vendor], account))
@@ -493,7 +492,7 @@ def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
 
     found = []
     for index, (its, (vendor, account)) in enumerate(zip(settings.accounts, accounts(settings), strict=True)):
-        if vendor.scheme is None or (not its.secrets and askable(vendor, account)):  # it is asked, and pushes nothing
+        if vendor.scheme is None or (not its.secrets and askable(vendor, its.url, its.credentials)):  # it is asked, and pushes nothing
             continue
         secrets = [Secret(resolve(ref, environment, f"accounts[{index}].secrets")) for ref in its.secrets]
         if not all(secret.reveal() for secret in secrets) or not secrets:
@@ -514,17 +513,15 @@ def clients(settings: Settings, environment: Mapping[str, str]) -> list[Client]:
     """The accounts that can be asked for something, with their credentials; not started. Raises SettingsError."""
     found = []
     for index, (its, (vendor, account)) in enumerate(zip(settings.accounts, accounts(settings), strict=True)):
-        if not askable(vendor, account):
+        if not askable(vendor, its.url, its.credentials):
             continue
         field = f"accounts[{index}]"
         base = account.url or vendor.url
-        if not base.startswith("https://") and not its.private and not _loopback(base):
-            raise SettingsError(
-                f"{field}.url: credentials travel over https: give an https URL, or set `private: true` for one of your own"
-            )
+        if not base.startswith("https://") and not _loopback(base):
+            raise SettingsError(f"{field}.url: credentials travel over https (http only on this machine): give an https URL")
         credentials = {name: Secret(resolve(ref, environment, f"{field}.credentials.{name}")) for name, ref in its.credentials.items()}
         account = msgspec.structs.replace(account, credentials=credentials)
-        found.append(Client(vendor, account, WallClock().now, private=its.private))
+        found.append(Client(vendor, account, WallClock().now))
     return found
 
 
@@ -535,7 +532,7 @@ def pushing(settings: Settings) -> set[str]:
 
 def roles(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What `serve` starts. Raises SettingsError."""
-    asked = any(client.can(question) for client in clients(settings, environment) for question in (*BY_TIME, TRACKING))
+    asked = any(client.by_time or client.can(TRACKING) for client in clients(settings, environment))
     return ("worker", "gateway", "poller") if asked else ("worker", "gateway")
 
 

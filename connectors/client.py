@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,8 +26,13 @@ PAGES = 500
 BUDGET_S = 15.0  # for one page, login included
 LOGGED_BYTES = 960 * 1024  # larger bodies lie beside the log, as the gateway's do
 
-# asked for what happened since a time; a vendor has those it declares
-BY_TIME = ("orders_since", "orders", "payment_intents", "charges_since", "refunds", "refunds_since", "disputes", "inventory")
+# asked for what happened since a time, of those that a vendor of this kind declares
+BY_TIME = {
+    "shop": ("orders_since",),
+    "payments": ("payment_intents", "refunds"),
+    "warehouse": ("orders", "inventory"),
+    "carrier": (),
+}
 TRACKING = "tracking"  # asked for one parcel by its tracking number
 
 
@@ -75,6 +80,11 @@ class Client:
 
     def can(self, question: str) -> bool:
         return question in self.vendor.questions
+
+    @property
+    def by_time(self) -> tuple[str, ...]:
+        """The questions whose value is a time since when."""
+        return tuple(name for name in BY_TIME[self.vendor.kind] if self.can(name))
 
     async def ask(self, question: str, value: str, budget_s: float = BUDGET_S) -> Asked:
         """All pages. Stops at the first that does not come whole; `Asked.stopped` says when it may be asked again.
@@ -154,11 +164,9 @@ class Client:
         return Refused(Reason.OTHER), said or f"it answers with status {status}"
 
 
-def askable(vendor: Vendor, account: Account) -> bool:
-    """Whether the account can be asked at all: there are questions, a place to ask and what to show there."""
-    if not vendor.questions or not (account.url or vendor.url):
-        return False
-    return vendor.login is None or bool(account.credentials)
+def askable(vendor: Vendor, url: str, credentials: Collection[str]) -> bool:
+    """Whether an account can be asked at all: there are questions, a place to ask (`url`, else the vendor's) and what to show there."""
+    return bool(vendor.questions and (url or vendor.url) and (credentials or vendor.login is None))
 
 
 def _origin(url: str) -> tuple[str, str]:

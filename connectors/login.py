@@ -7,7 +7,7 @@ import asyncio
 from connectors.base import Reason, Secret, TryLater
 from connectors.delivery import Unreadable
 from connectors.http import Http, Reply, Request
-from connectors.vendor import Account, Vendor
+from connectors.vendor import Account, Login, Vendor
 
 MARGIN_S = 60.0  # a token is renewed so long before it ends, or after half its life where that is shorter
 
@@ -28,10 +28,12 @@ class Session:
             return request
         token = Secret("")
         try:
-            if login.render is not None:
+            asking = login.render(self.account) if login.render is not None else None
+            if asking is not None:
                 try:
                     async with asyncio.timeout(budget_s), self._lock:
-                        found = self._token if self._token and now_ms < self._until_ms else await self._fetch(now_ms, budget_s)
+                        held = self._token if self._token and now_ms < self._until_ms else None
+                        found = held or await self._fetch(login, asking, now_ms, budget_s)
                 except TimeoutError:
                     return TryLater(Reason.CONNECT)
                 if isinstance(found, TryLater):
@@ -45,10 +47,9 @@ class Session:
         """The vendor refused the token (401): the next request fetches another."""
         self._token = None
 
-    async def _fetch(self, now_ms: int, budget_s: float) -> Secret | TryLater:
-        login = self.vendor.login
-        assert login is not None and login.render is not None and login.token is not None
-        reply = await self.http.send(login.render(self.account), budget_s, now_ms)
+    async def _fetch(self, login: Login, asking: Request, now_ms: int, budget_s: float) -> Secret | TryLater:
+        assert login.token is not None
+        reply = await self.http.send(asking, budget_s, now_ms)
         if not isinstance(reply, Reply):
             return TryLater(reply.reason)  # whatever became of it, nothing was asked yet
         if not 200 <= reply.status < 300:

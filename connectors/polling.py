@@ -1,26 +1,38 @@
-"""When a parcel's carrier is asked again: often when something is about to happen, seldom when nothing is."""
+"""When to ask a carrier about a parcel again: often when something is about to happen, seldom when nothing is.
+
+Far from the expected delivery a fifth of the time that is left passes between two questions, within bounds; in its window and for
+a day after it the shortest time that is fair to a carrier. A parcel that nobody scans is asked about ever less often.
+"""
 
 from __future__ import annotations
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
-NEAR_MS, AWAY_MS, LOST_MS = 12 * HOUR_MS, 4 * HOUR_MS, DAY_MS
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+LEAST = 15 * MINUTE  # between two questions about one parcel
+USUAL = 4 * HOUR  # nothing is known of when it comes
+MOST = DAY
+SILENT = 3 * DAY  # without a scan: it is asked about less often from then on
 
 
 def next_poll(now: int, last_scan: int, eta_from: int, eta_until: int, shipped_at: int, failures: int, after: int) -> int:
-    """When a parcel that was asked about at `now` is asked about again. All times in ms; 0: not known.
+    """When to ask next, after `now`. All in ms; 0 for what is not known.
 
-    `failures`: askings in a row that brought no answer. `after`: not before, as the vendor said.
+    `failures` counts the questions without an answer since the last answer. `after` is when the carrier allows the next one: nothing
+    is asked before it, however near the parcel is.
     """
-    latest = max(last_scan, shipped_at)
-    begins, ends = eta_from or eta_until, eta_until or eta_from
-    if ends and begins - NEAR_MS <= now <= ends + NEAR_MS:
-        wait = 20 * MINUTE_MS if begins <= now <= ends else HOUR_MS
-    elif latest and now - latest > 7 * DAY_MS:
-        wait = LOST_MS
-    else:
-        wait = AWAY_MS
-        if ends and now < begins - NEAR_MS:  # halving the way there, so that no window is slept through
-            wait = min(wait, max((begins - NEAR_MS - now) // 2, HOUR_MS))
-    return max(now + min(wait << min(failures, 6), LOST_MS), after)
+    wait = _wait(now, last_scan, eta_from, eta_until, shipped_at)
+    if failures > 0:
+        wait = max(wait, min(LEAST << min(failures - 1, 16), MOST))
+    return max(now + wait, after)
+
+
+def _wait(now: int, last_scan: int, eta_from: int, eta_until: int, shipped_at: int) -> int:
+    until = max(eta_from, eta_until)
+    begins = min(eta_from or until, until)
+    if until and now < until + DAY:
+        return min(max((begins - now) // 5, LEAST), USUAL)
+    heard = max(last_scan, shipped_at, until)
+    if not heard or now - heard < SILENT:
+        return USUAL
+    return min((now - heard) // 12, MOST)

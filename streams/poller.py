@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from connectors.base import Reason, TryLater
-from connectors.client import BY_TIME, TRACKING, Client
+from connectors.client import TRACKING, Client
 from connectors.delivery import Record
 from connectors.polling import next_poll
 from connectors.store import Store, StoreDown, StoreRefused
@@ -77,7 +77,7 @@ class Poller:
         self._faults: Counter[str] = Counter()
         now = clock.now()
         self.jobs: dict[str, dict[tuple[str, str], Job]] = {
-            client.account.source: {(name, ""): Job(name, "", now) for name in BY_TIME if client.can(name)} for client in clients
+            client.account.source: {(name, ""): Job(name, "", now) for name in client.by_time} for client in clients
         }
 
     async def run(self) -> None:

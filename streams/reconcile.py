@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from connectors.base import Reason, Refused, TryLater
-from connectors.client import BY_TIME, TRACKING, Asked, Client, Page
+from connectors.client import TRACKING, Asked, Client, Page
 from connectors.delivery import Ignored, Record, Unreadable, encode_delivery, place_of
 from connectors.store import LaneId, Store
 from connectors.vendor import ANSWER
@@ -182,12 +182,11 @@ class Reconciler:
     async def ask(self, client: Client, since: int, carriers: Sequence[Client]) -> Asked:
         """Everything that this account tells of what happened since then (ms), and of its parcels that are on the way."""
         pages: list[Page] = []
-        for question in BY_TIME:
-            if client.can(question):
-                asked = await client.ask(question, str(since))
-                pages += asked.pages
-                if asked.stopped is not None:
-                    return msgspec.structs.replace(asked, pages=tuple(pages))
+        for question in client.by_time:
+            asked = await client.ask(question, str(since))
+            pages += asked.pages
+            if asked.stopped is not None:
+                return msgspec.structs.replace(asked, pages=tuple(pages))
         if client.can(TRACKING):
             async for order, parcel in self.known.on_the_way():
                 if not carried_by(client, order, parcel, carriers):

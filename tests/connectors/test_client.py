@@ -13,7 +13,7 @@ from connectors.base import Reason, Refused, Secret, TryLater
 from connectors.client import Client, Page, askable
 from connectors.http import Request
 from connectors.login import Session
-from connectors.vendor import Question
+from connectors.vendor import Login, Question
 from tests.connectors.toy_vendors import CARRIER, GATEWAY, TOKEN_LIFE_S, account, clients, http, ok, stub
 
 NOW = 1_795_464_000_000
@@ -149,10 +149,29 @@ async def test_a_missing_credential_and_a_login_that_fails_are_the_operators_to_
 
 
 def test_an_account_is_asked_only_where_there_is_something_to_show() -> None:
-    assert askable(GATEWAY, account(GATEWAY, "http://127.0.0.1:1"))
-    assert not askable(GATEWAY, account(GATEWAY, "http://127.0.0.1:1", secret=""))
-    assert not askable(GATEWAY, account(GATEWAY, ""))
-    assert not askable(msgspec.structs.replace(GATEWAY, questions={}), account(GATEWAY, "http://127.0.0.1:1"))
+    url, credentials = "http://127.0.0.1:1", {"secret": 1}
+    assert askable(GATEWAY, url, credentials) and askable(msgspec.structs.replace(GATEWAY, url=url), "", credentials)
+    assert not askable(GATEWAY, url, {}) and askable(msgspec.structs.replace(GATEWAY, login=None), url, {})
+    assert not askable(GATEWAY, "", credentials)
+    assert not askable(msgspec.structs.replace(GATEWAY, questions={}), url, credentials)
+
+
+def test_a_name_means_a_time_with_one_kind_of_vendor_and_an_id_with_another() -> None:
+    question = GATEWAY.questions["payment_intents"]
+    both = {"refunds": question, "orders_since": question, "orders": question}
+    asked = {
+        kind: Client(msgspec.structs.replace(GATEWAY, kind=kind, questions=both), account(GATEWAY, "http://127.0.0.1:1"), Now()).by_time
+        for kind in ("shop", "payments", "warehouse", "carrier")
+    }
+    assert asked == {"shop": ("orders_since",), "payments": ("refunds",), "warehouse": ("orders",), "carrier": ()}
+
+
+async def test_a_token_that_the_credentials_hold_already_is_not_asked_for() -> None:
+    nothing: Any = lambda account: None  # noqa: E731
+    ready = Login(headers=lambda account, token: (("authorization", f"Bearer {token or 'ready'}"),), render=nothing)
+    async with stub() as server, clients(server.url, Now(), msgspec.structs.replace(GATEWAY, login=ready)) as (client,):
+        server.valid.add("ready")
+        assert (await client.ask("payment_intents", "0")).stopped is None and server.tokens == 0
 
 
 def test_an_answer_becomes_a_delivery_named_by_its_bytes(tmp_path: Any) -> None:
