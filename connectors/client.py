@@ -30,10 +30,11 @@ LOGGED_BYTES = 960 * 1024  # larger bodies lie beside the log, as the gateway's 
 BY_TIME = {
     "shop": ("orders_since",),
     "payments": ("payment_intents", "refunds"),
-    "warehouse": ("orders", "inventory"),
+    "warehouse": ("orders",),
     "carrier": (),
 }
 TRACKING = "tracking"  # asked for one parcel by its tracking number
+INVENTORY = "inventory"  # asked for one SKU
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -16,14 +16,14 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 import structlog
 
-from connectors.base import Reason, TryLater
-from connectors.client import TRACKING, Client
+from connectors.base import TryLater
+from connectors.client import INVENTORY, TRACKING, Client
 from connectors.delivery import Record
 from connectors.polling import next_poll
 from connectors.store import Store, StoreDown, StoreRefused
 from orders.view import Parcel
 from streams.clock import Clock
-from streams.reconcile import Reconciler, carried_by, distinct, kind_of, number_of
+from streams.reconcile import Reconciler, carried_by, distinct, kind_of, number_of, only_this
 from streams.transport import LogDown
 
 log = structlog.get_logger("poller")
@@ -48,7 +48,7 @@ class Job(msgspec.Struct):
     """One question that is asked again and again."""
 
     question: str
-    value: str  # tracking number; "" for what is asked by time
+    value: str  # tracking number or SKU; "" for what is asked by time
     due: int  # ms
     parcel: Parcel | None = None
     failures: int = 0
@@ -122,7 +122,13 @@ class Poller:
                 raise error
 
     async def _look(self, now: int) -> None:
-        """Which parcels are on the way, and whose turn comes sooner than was thought."""
+        """Which parcels are on the way, and whose turn comes sooner than was thought; which goods a warehouse has."""
+        warehouses = [client for client in self._clients if client.can(INVENTORY) and client.vendor.kind == "warehouse"]
+        if warehouses:
+            async for sku, location in self._reconciler.known.skus():
+                for client in warehouses:
+                    if client.account.location == location:
+                        self.jobs[client.account.source].setdefault((INVENTORY, sku), Job(INVENTORY, sku, now))
         polled = [client for client in self._carriers if client.account.source not in self._pushing]
         if not polled:
             return
@@ -161,9 +167,9 @@ class Poller:
         value = job.value or str((job.asked or began) - RECENT_MS)
         asked = await client.ask(job.question, value)
         now, stopped = self._clock.now(), asked.stopped
-        if stopped is not None and job.parcel is not None and stopped.reason is Reason.NOT_FOUND:
+        if stopped is not None and job.value and only_this(stopped):
             job.failures += 1
-            job.due = _next(job.parcel, now, job.failures, 0)
+            job.due = self._again(client, job, now, 0)
             self._told(client.vendor.name, "not_found")
             return True
         result, lacking = await self._reconciler.repair(client, asked)

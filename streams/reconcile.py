@@ -108,6 +108,13 @@ class Known:
         found += [level for level in levels if not knows_level(counted.get(place_of(level)[1]), level)]
         return found
 
+    async def skus(self) -> AsyncIterator[tuple[str, str]]:
+        """SKU and location of whatever was ever counted or wanted."""
+        for lane in self.lanes("stock"):
+            async for key, _ in self._store.states(lane):
+                sku, _, location = key.rpartition("@")
+                yield sku, location
+
     async def on_the_way(self) -> AsyncIterator[tuple[str, Parcel]]:
         """Order ID and parcel of what is packed and has not arrived, the latest reports first, at most `PARCELS`."""
         count = 0
@@ -128,6 +135,11 @@ class Known:
 def addressed(waiting: FactWaiting, order: str) -> Fact:
     fact: Fact = msgspec.structs.replace(decode_fact(waiting.fact), order=order)
     return fact
+
+
+def only_this(stopped: TryLater | Refused) -> bool:
+    """Whether it is about the one thing that was asked for: a label nobody scanned yet, a number that is none of the vendor's."""
+    return isinstance(stopped, Refused) or stopped.reason is Reason.NOT_FOUND
 
 
 def carried_by(client: Client, order: str, parcel: Parcel, carriers: Sequence[Client]) -> bool:
@@ -187,16 +199,19 @@ class Reconciler:
             pages += asked.pages
             if asked.stopped is not None:
                 return msgspec.structs.replace(asked, pages=tuple(pages))
+        refused: Asked | None = None
         if client.can(TRACKING):
             async for order, parcel in self.known.on_the_way():
                 if not carried_by(client, order, parcel, carriers):
                     continue
                 asked = await client.ask(TRACKING, number_of(parcel))
                 pages += asked.pages
-                if asked.stopped is not None and asked.stopped.reason is not Reason.NOT_FOUND:  # a label that nobody scanned yet
+                if asked.stopped is not None and not only_this(asked.stopped):
                     return msgspec.structs.replace(asked, pages=tuple(pages))
+                if isinstance(asked.stopped, Refused) and asked.stopped.reason is not Reason.MALFORMED:
+                    refused = asked
                 await asyncio.sleep(1 / client.vendor.pace_per_s)
-        return Asked(tuple(pages))
+        return refused if refused is not None and not pages else Asked(tuple(pages))  # all of them: it is not the parcels
 
     async def repair(self, client: Client, asked: Asked) -> tuple[Result, list[Record]]:
         """Appends the pages in which something is missing; what was, is returned. A stopped asking changes nothing."""

@@ -156,7 +156,10 @@ def vendor(name: str, kind: Any, topic: Topic, question: str, path: str, pushes:
 SHOP = vendor("toyshop", "shop", each("sold", sold), "orders_since", "sold")
 GATEWAY = vendor("toypay", "payments", each("paid", paid), "payment_intents", "paid")
 CARRIER = vendor("toypost", "carrier", Topic(Moved, moved), "tracking", "parcel", pushes=False)
-WAREHOUSE = vendor("toystore", "warehouse", each("counted", counted), "inventory", "counted", pushes=False)
+WAREHOUSE = vendor("toystore", "warehouse", each("counted", counted), "orders", "counted", pushes=False)
+SHELVES = msgspec.structs.replace(
+    WAREHOUSE, questions={**WAREHOUSE.questions, "inventory": Question("listing", asking("level"), lambda reply: "")}
+)  # can be asked for each SKU too
 VENDORS = (SHOP, GATEWAY, CARRIER, WAREHOUSE)
 
 
@@ -197,6 +200,9 @@ class Stub:
         value, cursor = query.get("value", [""])[0], int(query.get("cursor", ["0"])[0])
         if name == "parcel":
             return ok(self.parcels[value]) if value in self.parcels else http(404, b'{"complaint": "no such parcel"}')
+        if name == "level":
+            there = [thing for thing in self.things["counted"] if thing["sku"] == value]
+            return ok({"counted": there}) if there else http(404, b"{}")
         things = [thing for thing in self.things[name] if thing.get("at", 1 << 62) >= int(value)]
         more = str(cursor + PAGE) if cursor + PAGE < len(things) else ""
         return ok({name: things[cursor : cursor + PAGE], "next": more})

@@ -15,7 +15,7 @@ from orders.state import decode
 from streams import poller as poller_module
 from streams.poller import LEASE_MS, LOOK_MS, RECENT_MS, UNDER_WAY_MS, Paces, Poller
 from streams.reconcile import REPAIRS
-from tests.connectors.toy_vendors import CARRIER, GATEWAY, SHOP, WAREHOUSE, clients, http, pushed, stub
+from tests.connectors.toy_vendors import CARRIER, GATEWAY, SHELVES, SHOP, WAREHOUSE, clients, http, ok, pushed, stub
 from tests.streams.test_reconcile import NOW, T0, Installation, installed, knowing, parcel, payment, sale
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -228,3 +228,31 @@ async def test_a_store_that_is_away_is_waited_for(installation: Installation, mo
         running.cancel()
         await asyncio.wait([running])
         assert told == [("toystore", "new")]
+
+
+async def test_each_thing_that_a_warehouse_has_is_counted_by_asking(installation: Installation) -> None:
+    made = installation
+    await made.tell(pushed(WAREHOUSE, {"counted": [{"sku": sku, "on_hand": 5} for sku in ("mug", "lamp")]}, T0))
+    async with stub() as server, clients(server.url, made.clock.now, SHELVES) as asked:
+        server.raw = lambda path: None if "counted" not in path else ok({"counted": []})
+        server.things["counted"] = [{"sku": "mug", "on_hand": 4}]
+        poller, told = polling(made, asked)
+        await poller.turn()
+        assert sorted(outcome for _, outcome in told) == ["known", "new", "not_found"], "what it does not know keeps nothing waiting"
+        await made.rest()
+        told.clear()
+        made.clock.move_to(NOW + PACES.warehouse_ms)
+        await poller.turn()
+        assert sorted(outcome for _, outcome in told) == ["known", "known", "not_found"]
+
+
+async def test_a_number_that_is_none_of_the_carriers_keeps_nothing_waiting(installation: Installation) -> None:
+    made = installation
+    async with stub() as server, clients(server.url, made.clock.now, CARRIER) as asked:
+        await made.tell(*(pushed(SHOP, {"sold": [sale(n)]}, T0) for n in range(2)))
+        await made.tell(*(pushed(CARRIER, parcel(n, 1), NOW) for n in range(2)))
+        server.parcels["T1"] = parcel(1, 1)
+        server.raw = lambda path: http(400, b"{}") if "value=T0" in path else None
+        poller, told = polling(made, asked)
+        await poller.turn()
+        assert sorted(told) == [("toypost", "known"), ("toypost", "not_found")]

@@ -246,6 +246,20 @@ async def test_a_vendor_that_fails_half_way_changes_nothing_and_the_others_go_on
         assert again.found == {"missed_paid": ORDERS, "missed_refund": 1}
 
 
+async def test_one_parcel_that_is_refused_is_passed_over_and_all_that_are_is_the_accounts_trouble(installation: Installation) -> None:
+    made = installation
+    async with stub() as server, clients(server.url, made.clock.now, CARRIER) as asked:
+        knowing(server)
+        await made.tell(*(pushed(SHOP, {"sold": [sale(n)]}, T0) for n in range(2)))
+        await made.tell(*(pushed(CARRIER, parcel(n, 1), T0 + 3 * HOUR) for n in range(2)))
+        server.raw = lambda path: http(400, b"{}") if path.startswith("/parcel") else None
+        (result,) = await made.repair(asked)
+        assert result.stopped == "refused" and "400" in result.said
+        server.raw = lambda path: http(400, b"{}") if "value=T0" in path else None
+        (result,) = await made.repair(asked)
+        assert not result.failed and result.found == {"missed_delivery": 1, "missed_other": 1}
+
+
 async def test_killed_at_any_append_a_second_run_ends_the_work(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     made = installation
     async with stub() as server, clients(server.url, made.clock.now, GATEWAY, SHOP) as asked:
