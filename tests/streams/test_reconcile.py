@@ -153,7 +153,7 @@ FEED = feed()
 whole: dict[str, dict[Any, bytes]] = {}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kept=st.lists(st.sampled_from(range(len(FEED))), unique=True))
 def test_whatever_was_lost_is_found_and_a_second_time_nothing_is(valkey_server: EmbeddedValkey, kept: list[int]) -> None:
     """But for the parcel of which no word ever came: nobody knows that there is one to ask about."""
