@@ -19,15 +19,34 @@ from weakref import WeakKeyDictionary
 from connectors.store import Store
 from metrics import Metrics
 from orders.effect import Claim, Outcome
+from orders.status import Status
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
 from streams.lane import Lane
 from streams.processor import Inputs, Processor, Result, Scores
+from streams.reconcile import REPAIRS
 from streams.worker import Worker
 
 MODES = ("observe", "sandbox", "live", "stopped")
 READ_TRIES, READ_PAUSE_S = 50, 0.002
 STOPPED = {"rebuilding": "recovering"}  # every other reason for which a partition stops is a mismatch of what it needs to go on
+
+
+# What an order in a status waits for; in the others it has ended.
+WAITS_FOR = {
+    Status.ANNOUNCED: "order",
+    Status.ORDER_PLACED: "payment",
+    Status.PAYMENT_FAILED: "payment",
+    Status.PAYMENT_CONFIRMED: "stock",
+    Status.BACKORDERED: "stock",
+    Status.IN_PROGRESS: "warehouse",
+    Status.PARTIALLY_SHIPPED: "warehouse",
+    Status.SHIPPED: "carrier",
+    Status.OUT_FOR_DELIVERY: "carrier",
+    Status.PARTIALLY_DELIVERED: "carrier",
+    Status.EXCEPTION: "carrier",
+    Status.ON_HOLD: "person",
+}
 
 
 class Latencies:
@@ -178,6 +197,13 @@ class Meter:
         self.metrics.unknown_effects.set(tags.get("unknown", 0))
         self.metrics.store_bytes.set(await store.used_bytes())
 
+    async def stalled(self, store: Store, worker: Worker, after_ms: int) -> None:
+        """Counts, of our lanes, the orders that came into their status with a report older than `after_ms`. Once a minute."""
+        ours = [lane.id for lane in worker.lanes.values() if lane.id.processor == "orders"]
+        found = await store.tagged_before(ours, [status.value for status in WAITS_FOR], self.clock.now() - after_ms)
+        for status, reason in WAITS_FOR.items():
+            self.metrics.stalled_orders(status.value, reason).set(found[status.value])
+
     def stats(self) -> dict[str, Any]:
         shares = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
         return {
@@ -185,6 +211,21 @@ class Meter:
             "latency_bins": self.latencies.bins,
             "commit_seconds": {name: round(seconds, 3) for name, seconds in self.commit_seconds.items()},
         }
+
+
+class Repairs:
+    """The store's tally of what reconciling found, as this process's counter: a command that ended cannot be asked for its own."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._seen: Counter[str] = Counter()
+
+    async def look(self, store: Store) -> None:
+        """Raises StoreDown, StoreRefused."""
+        for kind, count in (await store.tallies(REPAIRS)).items():
+            if count > self._seen[kind]:
+                self._metrics.reconcile_repairs(kind).inc(count - self._seen[kind])
+                self._seen[kind] = count
 
 
 def write_stats(folder: Path, stats: Mapping[str, Any]) -> None:

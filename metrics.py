@@ -105,6 +105,7 @@ TEMPLATE = one_of(
     "backordered",
     "delay",
 )
+STALLED = one_of("order", "payment", "stock", "warehouse", "carrier", "person")
 PARKED = one_of(
     "malformed",
     "schema",
@@ -160,6 +161,24 @@ class Metrics:
             "From a fact's append to the log to its committed status.",
             FAST,
             **{"class": one_of("standard", "express")},
+        )
+
+        self.source_silence = gauge(
+            "source_silence_seconds", "Since the last delivery of a source that was believed.", vendor=few(32), source=few(64)
+        )
+        self.source_silent_after = gauge(
+            "source_silent_after_seconds", "How long a source may be silent before somebody looks.", vendor=few(32), source=few(64)
+        )
+        self.polls = counter(
+            "polls_total",
+            "Questions to vendors, by what came of them.",
+            vendor=few(32),
+            outcome=one_of("new", "known", "not_found", "later", "refused", "unreadable"),
+        )
+        self.reconcile_repairs = counter(
+            "reconcile_repairs_total",
+            "What no webhook had told and asking brought; every process shows the same tally: take the maximum.",
+            kind=one_of("missed_paid", "missed_order", "missed_delivery", "missed_refund", "missed_other"),
         )
 
         # --- lanes
@@ -253,6 +272,13 @@ class Metrics:
         self.parked_records = counter("parked_records_total", "Records that could not be read, by reason code.", reason=PARKED)
         self.parked_now = gauge("parked_waiting", "Parked records that nobody has dealt with yet.")()
         self.parked_orders = gauge("parked_orders", "Orders marked incomplete because a report about them is parked.")()
+
+        self.stalled_orders = gauge(
+            "stalled_orders",
+            "Orders that stay in a status for longer than they should, by what they wait for.",
+            status=STATUS,
+            reason=STALLED,
+        )
 
         # --- the process and what it stands on
         self.ready = gauge("ready", "1 when /readyz answers 200.")()

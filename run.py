@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,7 +156,7 @@ def _asked(shop: str, public: str) -> tuple[tuple[str, ...], str, str]:
 @main.command(epilog="Example: run.py --config orderflow.yaml serve")
 @click.pass_context
 def serve(context: click.Context) -> None:
-    """Gateway and worker, as two processes; SIGTERM drains both within 30 s."""
+    """Gateway, worker and, where vendors are to be asked, poller as processes; SIGTERM drains all within 30 s."""
     import wire
 
     context.exit(_run(wire.serve(_settings(context), context.obj["config"], os.environ)))
@@ -179,6 +180,15 @@ def gateway(context: click.Context) -> None:
     import wire
 
     context.exit(_run(wire.gateway(_settings(context), os.environ)))
+
+
+@main.command(epilog="Example: run.py poller    (one at a time polls; a second one waits)")
+@click.pass_context
+def poller(context: click.Context) -> None:
+    """Ask vendors that push nothing: carriers, warehouses; and all others, hourly, for what a webhook missed."""
+    import wire
+
+    context.exit(_run(wire.poller(_settings(context), os.environ)))
 
 
 @main.command(hidden=True)
@@ -338,6 +348,31 @@ def parked_discard(context: click.Context, record: str, by: str, why: str) -> No
 
     _run(wire.parked_settle(_settings(context), record, f"{by}: {why}", None, replay=False))
     click.echo("discarded")
+
+
+@main.command(epilog="Example: run.py reconcile --since 24h    run.py reconcile --since 7d --source stripe-lumi --json")
+@click.option("--since", default="24h", show_default=True, help="How far back: 90m, 24h, 7d.")
+@click.option("--source", default="", help="Only this account.  [default: all that can be asked]")
+@json_option
+@click.pass_context
+def reconcile(context: click.Context, since: str, source: str, as_json: bool) -> None:
+    """Ask shops, gateways, warehouses and carriers what no webhook told, and take in what is missing, once.
+
+    A worker must run. Exit code 2: some account could not be asked; nothing was changed by its word, the others were done.
+    """
+    import wire
+
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", since)
+    if found is None:
+        raise click.UsageError("--since is a number of minutes, hours or days: 90m, 24h, 7d")
+    back_ms = int(found[1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[found[2]]
+    results = _run(wire.reconcile(_settings(context), os.environ, back_ms, source))
+    repairs = Counter[str]()
+    for each in results:
+        repairs.update(each.found)
+    result = {"repairs": sum(repairs.values()), "found": dict(repairs), "accounts": [msgspec.to_builtins(each) for each in results]}
+    _say(result, as_json, lambda: click.echo("\n".join(wire.reconciled(results))))
+    context.exit(USAGE if any(each.stopped for each in results) else 0)
 
 
 @main.command(epilog="Example: run.py recover, look at what it says, then: run.py recover --open")

@@ -153,6 +153,9 @@ class Account(Section, frozen=True):
     ] = ()
     does: Annotated[tuple[str, ...], Meta(description="actions it may do, such as `payment.refund`; empty: all that its vendor can")] = ()
     writes_back: Annotated[bool, Meta(description="of a shop: its orders are told of parcels and statuses")] = False
+    silent_after_minutes: Annotated[float, Meta(description="an account that pushes and is silent for so long raises an alert", gt=0)] = (
+        120.0
+    )
 
 
 class Origin(Section, frozen=True):
@@ -180,6 +183,7 @@ class Http(Section, frozen=True):
     host: Annotated[str, Meta(description="address to listen on; another than loopback needs a token")] = "127.0.0.1"
     port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
     worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
+    poller_port: Annotated[int, Meta(description="health and metrics of the poller", ge=0, le=65535)] = 8082
     token: Annotated[Ref | None, Meta(description="bearer token for machines, by reference")] = None
     rate: Annotated[float, Meta(description="requests a second of one caller to `POST /v1/facts`, twice as many at once", gt=0)] = 500.0
 
@@ -205,10 +209,20 @@ class Workflow(Section, frozen=True):
         ),
     ] = "hold"
     location: Annotated[str, Meta(description="stock location of lines that name none")] = "main"
+    stalled_after_hours: Annotated[float, Meta(description="an order that stays in a status for longer counts as stalled", gt=0)] = 72.0
     lease_seconds: Annotated[float, Meta(description="a claimed call that has not begun by then is not begun any more", ge=1)] = 30.0
     grace_seconds: Annotated[
         float, Meta(description="what became of a call is unknown so long after its lease; longer than any call takes", ge=1)
     ] = 30.0
+
+
+class Polling(Section, frozen=True):
+    """How often vendors are asked; parcels are asked about the oftener the nearer they are."""
+
+    warehouse_minutes: Annotated[float, Meta(description="between two askings for a warehouse's orders and stock", gt=0)] = 5.0
+    reconcile_minutes: Annotated[float, Meta(description="between two askings of shops and gateways for what a webhook missed", gt=0)] = (
+        60.0
+    )
 
 
 class Settings(Section, frozen=True):
@@ -246,6 +260,7 @@ class Settings(Section, frozen=True):
     http: Http = Http()
     model: Model = Model()
     workflow: Workflow = Workflow()
+    polling: Polling = Polling()
 
     @property
     def folder(self) -> Path:

@@ -29,13 +29,14 @@ import msgspec
 import structlog
 
 from connectors.base import Secret, is_loopback
+from connectors.client import TRACKING, Client, askable
 from connectors.delivery import Unreadable
 from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from connectors.vendor import Account, Ask, Origin, Vendor, reader
 from messages.render import Brand, Renderer
 from messages.way_back import WayBack
-from meter import Meter, own_stats, write_stats
+from meter import Meter, Repairs, own_stats, write_stats
 from metrics import Metrics
 from orders.effect import effect_id
 from orders.fact import Address, Fact, decode_fact
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from connectors.archive import Archived
     from connectors.http import Http
     from connectors.systems import Connected
+    from streams.reconcile import Reconciler, Result
+    from web.heard import Watched
     from web.ingest import Inlet
     from web.pay import Checkout, Till
     from web.reader import OrderDetail, Received
@@ -77,6 +80,9 @@ ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 VERSION = "0.1.0"
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 LABELS = "labels"  # in the data folder: what carriers gave us and we must keep
+STALLED_EVERY_S = 60.0
+REPAIRS_EVERY_S = 2.0
+CALM_S, TAKEN_S = 15.0, 30.0  # how long `reconcile` waits for the lanes, before and after
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
 STEADY_S = 60.0  # one that ran for so long begins to count anew
@@ -598,13 +604,49 @@ def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
 
     found = []
     for index, (its, (vendor, account)) in enumerate(zip(settings.accounts, accounts(settings), strict=True)):
-        if vendor.scheme is None:
+        if vendor.scheme is None or (not its.secrets and askable(vendor, its.url, its.credentials)):  # it is asked, and pushes nothing
             continue
         secrets = [Secret(resolve(ref, environment, f"accounts[{index}].secrets")) for ref in its.secrets]
         if not all(secret.reveal() for secret in secrets) or not secrets:
             raise SettingsError(f"accounts[{index}].secrets: {vendor.name} signs its webhooks; name the signing secret: {{env: NAME}}")
         found.append(Inlet(source=account.source, vendor=vendor, secrets=secrets, rate=its.rate))
     return found
+
+
+def watched(settings: Settings, inlets: Sequence[Inlet]) -> dict[str, Watched]:
+    """By source, how long those that push may be silent."""
+    from web.heard import Watched
+
+    silent = {its.name: its.silent_after_minutes * 60 for its in settings.accounts}
+    return {inlet.source: Watched(inlet.vendor.name, silent[inlet.source]) for inlet in inlets}
+
+
+def clients(settings: Settings, environment: Mapping[str, str]) -> list[Client]:
+    """The accounts that can be asked for something, with their credentials; not started. Raises SettingsError."""
+    found = []
+    for index, (its, (vendor, account)) in enumerate(zip(settings.accounts, accounts(settings), strict=True)):
+        if not askable(vendor, its.url, its.credentials):
+            continue
+        field = f"accounts[{index}]"
+        base = account.url or vendor.url
+        private = settings.channels.systems.private
+        if not (base.startswith("https://") or private or _loopback(base)):
+            raise SettingsError(f"{field}.url: credentials travel over https (http only on this machine): give an https URL")
+        credentials = {name: Secret(resolve(ref, environment, f"{field}.credentials.{name}")) for name, ref in its.credentials.items()}
+        account = msgspec.structs.replace(account, credentials=credentials)
+        found.append(Client(vendor, account, WallClock().now, private=private))
+    return found
+
+
+def pushing(settings: Settings) -> set[str]:
+    """Sources that send webhooks."""
+    return {its.name for its, (vendor, _) in zip(settings.accounts, accounts(settings), strict=True) if vendor.scheme and its.secrets}
+
+
+def roles(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What `serve` starts. Raises SettingsError."""
+    asked = any(client.by_time or client.can(TRACKING) for client in clients(settings, environment))
+    return ("worker", "gateway", "poller") if asked else ("worker", "gateway")
 
 
 def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
@@ -737,6 +779,8 @@ async def worker(
             watchdog.start(),
             asyncio.create_task(keep_modes(store, settings, dispatcher, w)),
             asyncio.create_task(keep_stats(meter, w, dispatcher, store, folder)),
+            asyncio.create_task(keep_stalled(meter, w, store, settings)),
+            asyncio.create_task(keep_repairs(store, metrics)),
         ]
         for app in apps:
             await app.start()
@@ -811,12 +855,28 @@ async def keep_stats(meter: Meter, w: Worker, dispatcher: Dispatcher, store: Sto
         await asyncio.sleep(1.0)
 
 
+async def keep_stalled(meter: Meter, w: Worker, store: Store, settings: Settings) -> None:
+    while True:
+        with contextlib.suppress(StoreDown, StoreRefused):
+            await meter.stalled(store, w, int(settings.workflow.stalled_after_hours * 3_600_000))
+        await asyncio.sleep(STALLED_EVERY_S if w.is_ready() else 1.0)
+
+
+async def keep_repairs(store: Store, metrics: Metrics) -> None:
+    repairs = Repairs(metrics)
+    while True:
+        with contextlib.suppress(StoreDown, StoreRefused):
+            await repairs.look(store)
+        await asyncio.sleep(REPAIRS_EVERY_S)
+
+
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
     """HTTP until SIGTERM; returns the exit code."""
     from connectors.registry import ABILITIES
     from web.app import WebServer, make_app
     from web.gateway import Limits
     from web.health import Health
+    from web.heard import Heard
     from web.store_reader import StoreReader
     from web.store_switch import StoreSwitch
 
@@ -833,6 +893,10 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         asking = asyncio.create_task(keep_asking(store, log_, settings, why))
         stack.callback(asking.cancel)
         stack.push_async_callback(health.close)
+        doors = inlets(settings, environment)
+        heard_ = Heard(watched(settings, doors), store, clock, metrics)
+        for task in (asyncio.create_task(heard_.keep()), asyncio.create_task(keep_repairs(store, metrics))):
+            stack.callback(task.cancel)
         token = resolve(settings.http.token, environment, "http.token")
         ledger = settings.folder / "received.jsonl"
         app = make_app(
@@ -851,9 +915,10 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             health=health,
             mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
             token=token,
-            inlets=inlets(settings, environment),
+            inlets=doors,
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
+            heard=heard_.note,
             till=await stack.enter_async_context(till(settings, environment, clock)),
             warehouse=warehouse(settings, environment, store),
             parking=parking(settings, store, log_, processors(settings, environment, ABILITIES)),
@@ -888,11 +953,11 @@ async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str
 
 
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
-    """Gateway and worker as processes of their own, started again when they fail; until SIGTERM, or until one is given up."""
+    """Worker, gateway and perhaps poller as processes, started again when they fail; until SIGTERM, or until one is given up."""
     stopping = await heard(stop_signal)
     async with store_of(settings):
         running: dict[str, asyncio.subprocess.Process] = {}
-        kept = [asyncio.create_task(keep(name, config, environment, running)) for name in ("worker", "gateway")]
+        kept = [asyncio.create_task(keep(name, config, environment, running)) for name in roles(settings, environment)]
         await asyncio.wait([stopping, *kept], return_when=asyncio.FIRST_COMPLETED)
         codes = [task.result() for task in kept if task.done()]
         for task in kept:
@@ -1134,6 +1199,111 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
         yield
     finally:
         lock.release()
+
+
+async def poller(settings: Settings, environment: Mapping[str, str], stop: Callable[[], Awaitable[None]] = stop_signal) -> int:
+    """Asks vendors until SIGTERM; returns the exit code."""
+    from streams.poller import Paces, Poller
+    from web.health import Health, HealthServer
+
+    clock, metrics = WallClock(), Metrics()
+    metrics.build_info(VERSION).set(1)
+    stopping = await heard(stop)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(store_of(settings, start=False))
+        log_ = await stack.enter_async_context(opened(log_of(settings)))
+        await check_layout(settings, log_)
+        asked = await started(stack, clients(settings, environment))
+        if not asked:
+            raise SettingsError(NOBODY)
+        polling = settings.polling
+        made = Poller(
+            asked,
+            pushing(settings),
+            reconciler(settings, store, log_),
+            store,
+            clock,
+            Paces(int(polling.warehouse_minutes * 60_000), int(polling.reconcile_minutes * 60_000)),
+            lambda vendor, outcome: metrics.polls(vendor, outcome).inc(),
+        )
+        why: list[str] = ["store and log were not asked yet"]
+        health = Health(metrics, lambda: why)
+        token = resolve(settings.http.token, environment, "http.token")
+        with listening(settings, "poller_port"):
+            server = HealthServer(health, settings.http.poller_port, settings.http.host, token=token)
+            server.start()
+        stack.callback(server.close)
+        health.start()
+        stack.push_async_callback(health.close)
+        tasks = [
+            asyncio.create_task(made.run()),
+            asyncio.create_task(keep_asking(store, log_, settings, why)),
+            asyncio.create_task(keep_repairs(store, metrics)),
+        ]
+        log.info("poller runs", port=server.port, accounts=len(asked))
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        health.drain()
+        crashed = [found for task in tasks if task.done() and (found := task.exception())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if crashed:
+        log.error("poller ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
+        return 70
+    return 0
+
+
+NOBODY = "accounts: none can be asked: give one `credentials` (and `url`, where its vendor has none of its own)"
+
+
+def reconciler(settings: Settings, store: Store, log_: Log) -> Reconciler:
+    from streams.reconcile import Known, Reconciler
+
+    known = Known(store, settings.layout.id, settings.layout.partitions)
+    return Reconciler(known, log_, store, settings.folder / BODIES, WallClock())
+
+
+async def started(stack: contextlib.AsyncExitStack, asked: list[Client]) -> list[Client]:
+    for client in asked:
+        await client.start()
+        stack.push_async_callback(client.close)
+    return asked
+
+
+async def reconcile(settings: Settings, environment: Mapping[str, str], since_ms: int, source: str) -> list[Result]:
+    """What the vendors know since so long ago and we do not, taken in. Raises Failed while the lanes are behind, SettingsError."""
+    from streams.reconcile import reconcile as repair
+
+    if source and source not in [its.name for its in settings.accounts]:
+        known = ", ".join(its.name for its in settings.accounts) or "none"
+        raise SettingsError(f"accounts: no account is called {source!r}; known: {known}")
+    async with contextlib.AsyncExitStack() as stack:
+        every = clients(settings, environment)
+        chosen = [client for client in every if source in ("", client.account.source)]
+        if not chosen:
+            raise SettingsError(NOBODY if not source else f"accounts: {source} cannot be asked: give it `credentials` (and a `url`)")
+        store = await stack.enter_async_context(store_of(settings, lock_wait_s=0.1))
+        log_ = await stack.enter_async_context(opened(log_of(settings)))
+        await started(stack, chosen)
+        made = reconciler(settings, store, log_)
+        if not await made.calm(CALM_S):
+            raise Failed(
+                "the lanes are behind, so nobody can tell what is missing: start a worker, wait until `run.py lag` is 0, try again"
+            )
+        carriers = [client for client in every if client.can(TRACKING)]
+        return await repair(made, chosen, carriers, WallClock().now() - since_ms, TAKEN_S)
+
+
+def reconciled(results: Sequence[Result]) -> Iterator[str]:
+    """What `reconcile` found, as lines."""
+    for result in results:
+        if result.stopped:
+            again = f"; ask again in {result.after_s:.0f} s" if result.after_s else ""
+            yield f"{result.source:24} not asked: {result.said or result.stopped.replace('_', ' ')}{again}; nothing was changed"
+            continue
+        found = ", ".join(f"{kind.replace('_', ' ')} {number}" for kind, number in sorted(result.found.items())) or "nothing was missing"
+        late = f"; {result.waiting} records of it are not taken in yet: see `run.py lag`" if result.waiting else ""
+        yield f"{result.source:24} {result.asked} answers: {found}{late}"
 
 
 async def would_have_sent(settings: Settings, channel: str) -> list[str]:

@@ -49,7 +49,7 @@ class Request(msgspec.Struct, frozen=True):
 class Reply(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str] = {}  # names in lower case
-    body: bytes = b""  # at most so many bytes of it as its client reads
+    body: bytes = b""  # at most `Http.reply_cap` bytes of it
     retry_after_s: float | None = None
 
     def __repr__(self) -> str:
@@ -163,6 +163,7 @@ class Http:
     """A client for one provider. Failures are values; nothing it logs or returns names a URL, a header or a body."""
 
     def __init__(self, *, connections: int, guard: Guard | None = None, ca_file: str = "", reply_cap: int = REPLY_CAP) -> None:
+        """`reply_cap`: bytes of a reply's body that are kept; the rest is not read."""
         self.connections = connections
         self.reply_cap = reply_cap
         self.guard = guard

@@ -831,7 +831,7 @@ def token_wanted(account: Account) -> Request | None:
     """For an app of the shop's own organization, which has an ID and a secret instead of a token."""
     if "token" in account.credentials:
         return None
-    form = [(name, account.credentials[name].reveal()) for name in ("client_id", "client_secret") if name in account.credentials]
+    form = [(name, account.credentials[name].reveal()) for name in ("client_id", "client_secret")]
     body = urlencode([("grant_type", "client_credentials"), *form]).encode()
     return Request("POST", f"{account.url}/admin/oauth/access_token", (("Content-Type", "application/x-www-form-urlencoded"),), body)
 
@@ -1008,7 +1008,9 @@ def tagging(account: Account, ask: Ask) -> Request:
     if not tagging.tags or not all(0 < len(tag.strip()) <= 40 and "," not in tag for tag in tagging.tags):
         raise Unreadable("schema", "$.tags")
     variables = {"id": f"gid://shopify/Order/{_number(tagging.shop_order, '$.shop_order')}", "tags": tagging.tags}
-    return Request("POST", _url(account, "graphql"), _JSON, msgspec.json.encode({"query": _TAG, "variables": variables}))
+    return Request(
+        "POST", _url(account, "graphql"), (*_JSON, ("X-Request-ID", ask.id)), msgspec.json.encode({"query": _TAG, "variables": variables})
+    )
 
 
 class Throttle(msgspec.Struct, frozen=True, rename="camel"):
@@ -1083,7 +1085,7 @@ def tagged(account: Account, ask: Ask, reply: Reply) -> Answer:
 def _turned_down(reply: Reply) -> Answer:
     match reply.status:
         case 401 | 403:
-            return TryLater(Reason.CREDENTIALS, reply.retry_after_s)
+            return TryLater(Reason.CREDENTIALS)
         case 429:
             return TryLater(Reason.RATE, reply.retry_after_s or 2.0)
         case 400 | 406 | 413 | 415 | 422:

@@ -366,6 +366,15 @@ class Store:
                 counts[tag] = counts.get(tag, 0) + count
         return {tag: count for tag, count in sorted(counts.items()) if count}
 
+    async def tagged_before(self, lanes: Sequence[LaneId], tags: Sequence[str], before: int) -> dict[str, int]:
+        """How many keys have each of these tags with a score (ms) below `before`, over these lanes. Costs no look at the keys."""
+        counts = dict.fromkeys(tags, 0)
+        for lane in lanes:
+            found = await self._calls([("ZCOUNT", f"{lane.prefix}:t:{tag}", "-inf", f"({before}") for tag in tags])
+            for tag, count in zip(tags, found, strict=True):
+                counts[tag] += count
+        return counts
+
     async def parked_list(self, lanes: Sequence[LaneId], reason: str = "", limit: int = 100) -> list[tuple[LaneId, str, bytes]]:
         """Lane, ID and row of parked records in no order; `reason` "": any, `limit` 0: all."""
         rows: list[tuple[LaneId, str, bytes]] = []
@@ -421,6 +430,28 @@ class Store:
             for name, count in counts.items():
                 totals[name.decode()] = totals.get(name.decode(), 0) + int(count)
         return totals
+
+    # --- what is no lane's: tallies, times, and who does what only one should do
+
+    async def tally(self, name: str, counts: Mapping[str, int]) -> None:
+        """Adds to the tally of that name. StoreDown: open whether it was added."""
+        for what, count in counts.items():
+            await self._call("HINCRBY", f"orderflow:tally:{name}", what, count)
+
+    async def tallies(self, name: str) -> dict[str, int]:
+        return {_text(what): int(count) for what, count in (await self._call("HGETALL", f"orderflow:tally:{name}")).items()}
+
+    async def remember(self, name: str, times: Mapping[str, int], first: bool = False) -> None:
+        """Keeps a time (ms) per entry; `first`: only where there is none yet."""
+        for what, at in times.items():
+            await self._call("HSETNX" if first else "HSET", f"orderflow:times:{name}", what, at)
+
+    async def times(self, name: str) -> dict[str, int]:
+        return {_text(what): int(at) for what, at in (await self._call("HGETALL", f"orderflow:times:{name}")).items()}
+
+    async def lease(self, name: str, holder: str, ms: int) -> bool:
+        """Whether `holder` has the lease for the next `ms`: it was free, has run out, or was the holder's and is renewed."""
+        return bool(await self._call("EVAL", _LEASE, 1, f"orderflow:lease:{name}", holder, ms))
 
     # --- the one document: modes, stops, flags
 
@@ -588,6 +619,12 @@ def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
+_LEASE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
 _ACQUIRE = _Script("acquire")
 _COMMIT = _Script("commit")
 _CLAIMED = _Script("claim")

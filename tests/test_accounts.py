@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import settings as settings_module
@@ -14,7 +15,7 @@ from connectors import registry
 from connectors.base import Ability, Done, Secret
 from connectors.http import Request
 from connectors.signature import BodyHmac
-from connectors.vendor import Action, Envelope, Vendor
+from connectors.vendor import Action, Envelope, Question, Vendor
 from orders.plan import SYSTEMS
 from orders.state import Order, encode
 from settings import Account, Channels, Origin, Ref, Settings, SettingsError, SystemsChannel
@@ -121,6 +122,51 @@ def test_the_policy_sends_what_accounts_do_by_their_channel(tmp_path: Path) -> N
     assert policy.served == {"shop.tag": SYSTEMS, "payment.refund": SYSTEMS}
     assert policy.writes_back == ("t",)
     assert wire.order_policy(Settings(data=str(tmp_path)), {}).served == {}
+
+
+# --- accounts that are asked
+ASKED = msgspec.structs.replace(
+    PUSHES, url="https://api.example", questions={"orders_since": Question("orders", lambda a, v, c: Request("GET", a.url), lambda r: "")}
+)
+TOKEN = {"token": Ref(env="KEY")}
+
+
+def test_an_account_is_asked_where_it_has_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.VENDORS, "pushes", ASKED)
+    asked = Settings(
+        accounts=(
+            Account(name="a", vendor="pushes", secrets=SECRETS, credentials=TOKEN, options={"zone": "1"}),
+            Account(name="b", vendor="pushes", credentials=TOKEN, url="http://127.0.0.1:1"),  # asked, and pushes nothing
+            Account(name="c", vendor="polled"),
+        )
+    )
+    environment = {"OLD": "1", "NEW": "2", "KEY": "of-the-api"}
+    first, second = wire.clients(asked, environment)
+    assert (first.base, second.base) == ("https://api.example", "http://127.0.0.1:1")
+    assert first.account.credentials["token"].reveal() == "of-the-api" and first.account.options == {"zone": "1"}
+    assert [inlet.source for inlet in wire.inlets(asked, environment)] == ["a"] and wire.pushing(asked) == {"a"}
+    assert wire.roles(asked, environment) == ("worker", "gateway", "poller")
+    assert wire.watched(asked, wire.inlets(asked, environment))["a"].silent_after_s == 7200.0
+
+
+def test_without_anything_to_ask_there_is_no_poller() -> None:
+    assert wire.roles(Settings(accounts=(Account(name="c", vendor="polled"),)), {}) == ("worker", "gateway")
+
+
+@pytest.mark.parametrize(
+    ("account", "named"),
+    [
+        (Account(name="a", vendor="pushes", credentials=TOKEN), r"accounts\[0\].credentials.token: .* KEY is not set"),
+        (
+            Account(name="a", vendor="pushes", credentials=TOKEN, url="http://api.example"),
+            r"accounts\[0\].url: credentials travel over https",
+        ),
+    ],
+)
+def test_what_keeps_an_account_from_being_asked_is_named(account: Account, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.VENDORS, "pushes", ASKED)
+    with pytest.raises(SettingsError, match=named):
+        wire.clients(Settings(accounts=(account,)), {})
 
 
 @pytest.mark.parametrize(

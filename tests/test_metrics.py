@@ -16,7 +16,7 @@ BARE = {  # gauges that count things, or say yes or no
     f"orderflow_{name}"
     for name in (
         "partitions", "sender_queue_depth", "sends_stopped", "channel_mode", "unknown_effects", "connector_circuit_state", "parked_waiting",
-        "parked_orders", "ready", "degradation_level", "process_open_fds", "process_max_fds",
+        "parked_orders", "stalled_orders", "ready", "degradation_level", "process_open_fds", "process_max_fds",
     )
 }  # fmt: skip
 FORBIDDEN_LABELS = {"order", "order_id", "customer", "email", "phone", "effect", "error", "message", "key"}

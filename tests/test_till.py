@@ -17,6 +17,7 @@ from connectors.http import Reply, Request
 from connectors.vendor import Account, Action, Ask, Envelope, Login, Vendor
 from orders.plan import signed, unsigned
 from orders.policy import DAY, Policy
+from settings import Account as Paid
 from settings import Brand, Ref, Settings
 from streams.clock import VirtualClock
 from tests.web.fake_reader import NOW, detail
@@ -130,12 +131,11 @@ async def test_what_the_gateway_cannot_be_asked_is_not_sent() -> None:
 
 
 async def test_each_shop_has_its_own_gateway_and_one_without_credentials_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    vendors = {"gateway": GATEWAY, "mute": MUTE}
-    monkeypatch.setattr(registry, "VENDORS", vendors)
-    known = [(GATEWAY, ACCOUNT), (MUTE, msgspec.structs.replace(ACCOUNT, source="m", shop="other"))]
-    monkeypatch.setattr(wire, "accounts", lambda settings, *more: known)
-    settings = Settings(brand=Brand(reply_to="help@lumi.example"), signing=Ref(env="SIGNING"))
-    environment = {"SIGNING": "a key of the tests, long enough"}
+    monkeypatch.setattr(registry, "VENDORS", {"gateway": GATEWAY, "mute": MUTE})
+    paid = Paid(name="pay-lumi", vendor="gateway", credentials={"key": Ref(env="KEY")})
+    mute = Paid(name="m", vendor="mute", shop="other", credentials={"key": Ref(env="KEY")})
+    settings = Settings(brand=Brand(reply_to="help@lumi.example"), signing=Ref(env="SIGNING"), accounts=(paid, mute))
+    environment = {"SIGNING": "a key of the tests, long enough", "KEY": "sk_not_a_real_one"}
     async with wire.till(settings, environment, VirtualClock(NOW)) as till:
         assert till.checkout("lumi:1") is not None
         assert till.checkout("other:1") is None and till.checkout("lumi2:1") is None
@@ -143,6 +143,6 @@ async def test_each_shop_has_its_own_gateway_and_one_without_credentials_is_none
         token = signed("lumi:1", "pay", wire.order_policy(settings, environment))
         assert till.order_of(token) == "lumi:1" and till.order_of(till.followed("lumi:1")) is None
         assert unsigned(till.followed("lumi:1"), "track", wire.order_policy(settings, environment)) == "lumi:1"
-    known[0] = (GATEWAY, msgspec.structs.replace(ACCOUNT, credentials={}))
-    async with wire.till(settings, environment, VirtualClock(NOW)) as till:
+    listened = msgspec.structs.replace(settings, accounts=(msgspec.structs.replace(paid, credentials={}), mute))
+    async with wire.till(listened, environment, VirtualClock(NOW)) as till:
         assert till.checkout("lumi:1") is None

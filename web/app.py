@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,10 +68,11 @@ def make_app(
     switch: Switch | None = None,
     claims: Claims | None = None,
     limits: Limits | None = None,
+    heard: Callable[[str], None] = lambda source: None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
     gateway = Gateway(sink, clock, metrics, limits)
-    ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
+    ingest = Ingest(inlets, sink, bodies, clock, metrics, limits, heard)
     pages = Pages(clock, has_mailbox=mailbox is not None)
     live = Live(reader, modes=switch.modes if switch is not None else None)
     acts = Acts(sink, clock)

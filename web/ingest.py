@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -54,9 +54,17 @@ class Ingest:
     """An ASGI application for `/v1/ingest/{source}`."""
 
     def __init__(
-        self, inlets: Sequence[Inlet], sink: Log, bodies: Path, clock: Clock, metrics: Metrics, limits: Limits | None = None
+        self,
+        inlets: Sequence[Inlet],
+        sink: Log,
+        bodies: Path,
+        clock: Clock,
+        metrics: Metrics,
+        limits: Limits | None = None,
+        heard: Callable[[str], None] = lambda source: None,
     ) -> None:
-        """`bodies`: folder for what is too large for the log."""
+        """`bodies`: folder for what is too large for the log. `heard` is given the source of each delivery that was believed."""
+        self._heard = heard
         self._inlets = {inlet.source: inlet for inlet in inlets}
         self._sink, self._bodies, self._clock, self._metrics = sink, bodies, clock, metrics
         self._limits = limits or Limits()
@@ -88,6 +96,8 @@ class Ingest:
         vendor = inlet.vendor.name if inlet is not None else ""
         self._metrics.ingest_events(vendor, answer.outcome).inc()
         if answer.status == 202:
+            if inlet is not None:
+                self._heard(inlet.source)
             self._metrics.ingest_ack_duration(vendor).observe(time.monotonic() - began)
         else:
             source = inlet.source if inlet is not None else ""

@@ -199,6 +199,41 @@ async def test_without_a_folder_nothing_is_kept_anywhere(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+# --- two requests, two tokens
+def prepared(account: Account, ask: Ask, reply: Reply) -> Request | Answer:
+    return render(account, ask) if reply.status == 200 else TryLater(Reason.PROVIDER)
+
+
+async def test_an_action_of_two_requests_acts_with_the_second_and_only_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    fulfil = Action(Ability("lookup"), lambda a, ask: Request("GET", f"{a.url}/open"), read, look=render, found=read, then=prepared)
+    monkeypatch.setitem(VENDORS, "shopify", vendor("shopify", "shop", shop_fulfil=fulfil))
+    its = systems(one("shopify"))
+    asked = claim("shop.fulfil", system="shopify-lumi")
+    wire = Wire(its, Reply(200), Reply(200), Unknown(Reason.TIMEOUT), Reply(503), Reply(200))
+    assert await its.call(asked, NOW, 5.0) == Done("shopify-lumi")
+    assert [request.url.rpartition("/")[2] for request in wire.requests] == ["open", "shop.fulfil"]
+    assert all(wire.header(n, "Authorization") == "hush" for n in (0, 1))
+    assert await its.call(asked, NOW, 5.0) == TryLater(Reason.TIMEOUT), "nothing was asked for yet, so it may be asked for again"
+    assert await its.call(asked, NOW, 5.0) == TryLater(Reason.PROVIDER)
+    looking = claim("shop.fulfil", lookup=True, system="shopify-lumi")
+    assert await its.call(looking, NOW, 5.0) == Done("shopify-lumi")
+    assert len(wire.requests) == 5, "a look-up is one request"
+
+
+async def test_a_second_login_is_asked_for_with_the_first_and_travels_beside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paying = Login(
+        lambda account, token: (("X-Payment", token),), render=lambda account: Request("POST", f"{account.url}/payment"), token=token
+    )
+    label = msgspec.structs.replace(DOES, login=paying)
+    monkeypatch.setitem(VENDORS, "ups", vendor("ups", "carrier", OAUTH, carrier_label=label))
+    its = systems(UPS, folder=str(tmp_path))
+    wire = Wire(its, Reply(200, {}, b'["first", 3600]'), Reply(200, {}, b'["paid", 3600]'), BOUGHT, BOUGHT)
+    assert isinstance(await its.call(LABEL, NOW, 5.0), Done) and isinstance(await its.call(LABEL, NOW, 5.0), Done)
+    assert [request.url.rpartition("/")[2] for request in wire.requests] == ["token", "payment", *["carrier.label"] * 2]
+    assert wire.header(1, "Authorization") == "Bearer first"
+    assert [(wire.header(n, "Authorization"), wire.header(n, "X-Payment")) for n in (2, 3)] == [("Bearer first", "paid")] * 2
+
+
 # --- tokens
 UPS = one("ups", credentials={"secret": Secret("hush-hush")})
 LABEL = claim("carrier.label")
@@ -226,7 +261,7 @@ async def test_a_refused_token_is_dropped_and_a_newer_one_is_not(tmp_path: Path)
     assert await its.call(LABEL, NOW, 5.0) == TryLater(Reason.CREDENTIALS)
     session = its.sessions["ups-lumi"]
     assert isinstance(await its.call(LABEL, NOW, 5.0), Done)
-    session.refused(Secret("first"))  # one that was on its way meanwhile
+    session.refused(wire.requests[1])  # the first token's, which was on its way meanwhile
     assert isinstance(await its.call(LABEL, NOW, 5.0), Done)
     assert wire.header(4, "Authorization") == "Bearer second"
 

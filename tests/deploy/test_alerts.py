@@ -33,8 +33,7 @@ def promtool(*arguments: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_there_are_eight_and_each_has_a_test() -> None:
-    assert len(ALERTS) == 8
+def test_each_has_a_test() -> None:
     tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
     fired = {rule["alertname"] for test in tests for rule in test["alert_rule_test"] if rule["exp_alerts"]}
     quiet = {rule["alertname"] for test in tests for rule in test["alert_rule_test"] if not rule["exp_alerts"]}

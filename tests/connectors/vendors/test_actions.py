@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from connectors.base import Answer, Done, Reason, Refused, Secret, TryLater, Unknown
 from connectors.delivery import Unreadable
 from connectors.http import Reply, Request
+from connectors.login import STUMBLES
 from connectors.registry import VENDORS
-from connectors.systems import STUMBLES, read
+from connectors.systems import read
 from connectors.vendor import Account, Action, Ask, Login, Origin, Vendor
 from orders.fact import Address
 from tests.connectors.vendors.test_contract import places, put
@@ -59,7 +60,8 @@ def account(vendor: str, url: str = URL) -> Account:
 
 
 def ask(vendor: str, action: str, data: Any = None) -> Ask:
-    return Ask(action, KEY, "lumi:1001", msgspec.Raw(json.dumps(sample(vendor)["asks"][action] if data is None else data).encode()))
+    its = json.dumps(sample(vendor)["asks"][action] if data is None else data).encode()
+    return Ask(action, KEY, "lumi:1001", msgspec.Raw(its), at=NOW)
 
 
 def rendered(vendor: Vendor, action: str) -> list[Request]:
@@ -126,11 +128,13 @@ def test_a_render_is_pure_and_knows_no_credentials(vendor: Vendor, action: str) 
 
 @each_action
 def test_a_request_goes_to_the_account_s_address_or_else_to_the_vendor_s(vendor: Vendor, action: str) -> None:
-    assert vendor.url.startswith("https://") and not vendor.url.endswith("/")
     usual = account(vendor.name, "")
     its = vendor.actions[action]
     for render in filter(None, (its.render, its.look)):
         assert render(account(vendor.name), ask(vendor.name, action)).url.startswith(URL + "/")
+        if not vendor.url:
+            continue  # each account has an address of its own, which the configuration must give
+        assert vendor.url.startswith("https://") and not vendor.url.endswith("/")
         assert render(usual, ask(vendor.name, action)).url.startswith(vendor.url + "/")
 
 
