@@ -69,6 +69,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str  # "asked" while nothing is known yet
     at: int
     about: str = ""  # the parcel or refund it speaks of
+    repeatable: bool = False  # it was asked for and has been answered: a person may want it said once more
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,6 +83,14 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tone: str = ""  # "" | "good" | "warn" | "bad"
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of which nobody can tell whether it happened."""
+
+    effect: str
+    title: str
+    at: int  # of the last attempt
+
+
 class OrderDetail(Row, frozen=True, kw_only=True):
     """Everything about one order."""
 
@@ -92,6 +101,8 @@ class OrderDetail(Row, frozen=True, kw_only=True):
     captured: int
     refunded: int
     holds: tuple[str, ...] = ()  # reasons, in words
+    hold_ids: tuple[str, ...] = ()  # the same, as a release names them
+    doubts: tuple[Doubt, ...] = ()
     contradictions: tuple[str, ...] = ()  # for finance, in words
     decision: Decision | None = None
     lines: tuple[ItemLine, ...] = ()
