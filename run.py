@@ -22,6 +22,7 @@ from settings import Settings, SettingsError
 T = TypeVar("T")
 DEFAULT_FILE = "orderflow.yaml"
 FAILED, USAGE, BUG = 1, 2, 70
+SHORTEST_PASSWORD = 10
 
 
 def _settings(context: click.Context) -> Settings:
@@ -184,6 +185,27 @@ def train(context: click.Context, out: Path, mature_days: int, as_json: bool) ->
 
     result = wire.train(_settings(context), out, mature_days, lambda word: click.echo(word, err=True))
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
+
+
+@main.group(epilog="Example: run.py people hash > anna.hash")
+def people() -> None:
+    """People who sign in at the pages."""
+
+
+@people.command(
+    "hash", epilog="Example: run.py people hash > anna.hash; then `people: [{name: anna, roles: [...], password: {file: anna.hash}}]`"
+)
+def people_hash() -> None:
+    """Ask for a password (or read one line of standard input) and print what a configuration's secret holds of it."""
+    from web.identity import hashed
+
+    if sys.stdin.isatty():
+        password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if len(password) < SHORTEST_PASSWORD:
+        raise click.UsageError(f"take a password of at least {SHORTEST_PASSWORD} characters")
+    click.echo(hashed(password))
 
 
 @main.group(epilog="Example: run.py connector read shopify delivery.json")

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from actors.ray_local import LocalRay
     from connectors.archive import Archived
+    from web.identity import People
     from web.ingest import Inlet
     from web.reader import Received
     from web.tracking import Front
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("wire")
 
 KEYED_TOPICS = ("facts", "references", "stock", "customers")
-TOPICS = ("deliveries", *KEYED_TOPICS, "journal")
+TOPICS = ("deliveries", *KEYED_TOPICS, "journal", "audit")
 PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
 CHANNELS = ("email", "sms", "push", "webhook")
 MODED = (*CHANNELS, "stock")  # stock is asked of our own lanes, but only where they are the stock's truth
@@ -493,6 +494,31 @@ def inlets(settings: Settings, environment: Mapping[str, str]) -> list[Inlet]:
     return found
 
 
+def people(settings: Settings, environment: Mapping[str, str]) -> People:
+    """Who may come in at pages and API. Raises SettingsError."""
+    from web.identity import TOKEN_NAME, Known, People, password_parts
+
+    machines = []
+    if settings.http.token is not None:
+        machines.append(Known(TOKEN_NAME, frozenset({"admin"}), resolve(settings.http.token, environment, "http.token")))
+    for index, its in enumerate(settings.tokens):
+        machines.append(Known(its.name, frozenset(its.roles), resolve(its.secret, environment, f"tokens[{index}].secret")))
+    staff = []
+    for index, person in enumerate(settings.people):
+        found = resolve(person.password, environment, f"people[{index}].password")
+        try:
+            password_parts(found)
+        except ValueError as error:
+            raise SettingsError(f"people[{index}].password: {error}") from None
+        staff.append(Known(person.name, frozenset(person.roles), found.strip()))
+    names = [known.name for known in (*staff, *machines)]
+    if taken := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"people, tokens: {', '.join(sorted(taken))} is there twice (`http.token` is called {TOKEN_NAME})")
+    if not all(machine.secret for machine in machines):
+        raise SettingsError("tokens, http.token: a token is empty; take a long random one")
+    return People(staff, machines, signing_key(settings, environment).encode() if staff or machines else b"")
+
+
 def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
     w = settings.workflow
     return Policy(
@@ -605,9 +631,8 @@ async def worker(
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],
             lambda: [*degraded(settings, scorer.health()), *(() if settings.replicated else weak)],
         )
-        token = resolve(settings.http.token, environment, "http.token")
         with listening(settings, "worker_port"):
-            server = HealthServer(health, settings.http.worker_port, settings.http.host, token=token)
+            server = HealthServer(health, settings.http.worker_port, settings.http.host, people=people(settings, environment))
             server.start()
         stack.callback(server.close)
         await asyncio.to_thread(only_here, settings, server.port)
@@ -712,7 +737,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         asking = asyncio.create_task(keep_asking(store, log_, settings, why))
         stack.callback(asking.cancel)
         stack.push_async_callback(health.close)
-        token = resolve(settings.http.token, environment, "http.token")
+        known = people(settings, environment)
         ledger = settings.folder / "received.jsonl"
         app = make_app(
             sink=log_,
@@ -721,13 +746,13 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             metrics=metrics,
             health=health,
             mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
-            token=token,
+            people=known,
             inlets=inlets(settings, environment),
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
         )
         with listening(settings, "port"):
-            server = WebServer(app, settings.http.host, settings.http.port, token=token)
+            server = WebServer(app, settings.http.host, settings.http.port, guarded=known.guarded)
             await server.start()
         log.info("gateway runs", port=server.port)
         await stopping

@@ -134,7 +134,7 @@ async def test_a_kafka_that_is_not_there(folder: Path) -> None:
         ({"channels": Channels(sms=SmsChannel(account="AC1", token=Ref(file="/gone")))}, "channels.sms.token: the file /gone"),
         ({"http": Http(token=Ref(env="GONE"))}, "http.token: the environment variable GONE"),
         ({"signing": Ref(env="GONE")}, "signing: the environment variable GONE"),
-        ({"http": Http(host="0.0.0.0")}, "http.token is not set"),
+        ({"http": Http(host="0.0.0.0")}, "nobody has to sign in"),
     ],
     ids=["email", "sms", "http", "signing", "open"],
 )

@@ -22,16 +22,22 @@ from metrics import Metrics
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.transport import Log
+from web.actions import Actions, action_routes
+from web.acts import Acts
 from web.api import api_routes
+from web.audit import Audit, audit_routes
 from web.door import LOOPBACK, SIGNED, Door
+from web.finding import finding_routes
 from web.gateway import Gateway, Limits
 from web.health import Health
+from web.identity import People, actor
 from web.ingest import Ingest, Inlet
 from web.live import Live
 from web.openapi import document
 from web.pages import Pages, page_routes
 from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
+from web.signing_in import signing_in_routes
 from web.tracking import Front, tracking_routes
 
 log = structlog.get_logger("web")
@@ -49,16 +55,18 @@ def make_app(
     metrics: Metrics,
     health: Health,
     mailbox: Mailbox | None = None,
-    token: str = "",
+    people: People | None = None,
     inlets: Sequence[Inlet] = (),
     bodies: Path = Path("bodies"),
     front: Front | None = None,
     limits: Limits | None = None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
+    people = people or People()
     gateway = Gateway(sink, clock, metrics, limits)
     ingest = Ingest(inlets, sink, bodies, clock, metrics, limits)
     pages = Pages(clock, has_mailbox=mailbox is not None)
+    acts, audit = Acts(sink, clock), Audit(sink, clock)
     live = Live(reader)
 
     @asgi("/v1/facts", copy_scope=False)
@@ -85,12 +93,18 @@ def make_app(
         if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
             body = encode_json(refusal.problem(trace_id))
             return Response(body, status_code=refusal.status, media_type=MediaType.JSON, headers=headers)
-        html = pages.error(refusal.status, refusal.message, trace_id)
+        html = pages.error(refusal.status, refusal.message, trace_id, actor(request))
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
     customers = tracking_routes(front, pages, reader) if front is not None else ()
+    staff = [
+        *signing_in_routes(people, audit, pages, clock),
+        *audit_routes(audit, pages),
+        *action_routes(Actions(reader, acts, audit), pages, reader),
+        *finding_routes(pages, reader, clock),
+    ]
     app = Litestar(
-        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers],
+        [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox), *customers, *staff],
         on_startup=[live.start],
         on_shutdown=[live.close],
         exception_handlers={Exception: failed},
@@ -105,7 +119,7 @@ def make_app(
         else:
             await app(scope, receive, send)
 
-    return Door(inside, token)
+    return Door(inside, people, clock)
 
 
 def _refusal(error: Exception) -> Refusal:
@@ -127,9 +141,10 @@ def _refusal(error: Exception) -> Refusal:
 class WebServer:
     """Serves an ASGI application on the running loop, with the HTTP parsing done in Rust."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, token: str = "") -> None:
-        """Port 0 takes a free one. Raises ValueError for an address that others can reach while no token is set."""
-        if host not in LOOPBACK and not token:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, guarded: bool = False) -> None:
+        """Port 0 takes a free one. `guarded`: the application asks who comes. Raises ValueError for an address that others can
+        reach while it does not."""
+        if host not in LOOPBACK and not guarded:
             raise ValueError(f"listening on {host} needs a token: set one, or listen on 127.0.0.1")
         self.host, self.port = host, port
         self._app = app

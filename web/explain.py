@@ -44,8 +44,10 @@ CLOSED = {
 }
 
 
-def row(order: Order, moved_at: int) -> Row:
-    return Row(**_row(view(order), order, moved_at))
+def row(order: Order, moved_at: int = 0) -> Row:
+    """`moved_at`: as the index has it, if it was found there."""
+    v = view(order)
+    return Row(**_row(v, order, moved_at or v.last_at))
 
 
 def detail(order: Order) -> OrderDetail:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request, Response, get
 from litestar.params import PathParameter
-from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage
+from litestar.response import ServerSentEvent, ServerSentEventMessage
 from litestar.types import ControllerRouterHandler
 
 from streams.clock import Clock
 from web import words
 from web.api import Code, OrderId, find_order
+from web.identity import Actor, actor
 from web.live import REMEMBERED, Live, Snapshot
 from web.problem import Refusal
 from web.reader import Mailbox, OrderDetail, Reader, Row
@@ -23,6 +26,7 @@ from web.reader import Mailbox, OrderDetail, Reader, Row
 HERE = Path(__file__).parent
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 SHOWN_MESSAGES = 100
+NOTHING: Mapping[str, str] = MappingProxyType({})
 ORDER = (
     "order_placed",
     "payment_confirmed",
@@ -46,26 +50,28 @@ class Pages:
         )
         for name in ("words", "channel", "tone", "step", "count", "share", "percent", "money", "iso", "moment", "age", "order_url"):
             self._env.filters[name] = getattr(words, name)
-        self._env.globals.update(asset=self._asset, has_mailbox=has_mailbox, milestones=words.MILESTONES, page="")
+        self._env.globals.update(asset=self._asset, has_mailbox=has_mailbox, milestones=words.MILESTONES, page="", actor=None)
 
-    def overview(self, now: Snapshot, rows: Sequence[Row], status: str) -> str:
-        return self.render("overview.html", page="overview", **self._context(now, rows, status))
+    def overview(self, now: Snapshot, rows: Sequence[Row], status: str, who: Actor | None = None) -> str:
+        return self.render("overview.html", page="overview", actor=who, **self._context(now, rows, status))
 
     def regions(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, str]:
         context = self._context(now, rows, status)
         return {name: self.render(f"{name}.html", **context) for name in ("numbers", "orders")}
 
-    def order(self, order: OrderDetail) -> str:
-        return self.render("order.html", page="order", o=order)
+    def order(self, order: OrderDetail, who: Actor, *, said: str = "", problem: str = "", typed: Mapping[str, str] = NOTHING) -> str:
+        """`said`: what was just done; `problem`: why what was `typed` was not."""
+        more = {"said": said, "problem": problem, "typed": typed, "warning": words.warning(order), "once": secrets.token_hex(8)}
+        return self.render("order.html", page="order", o=order, actor=who, **more)
 
     def order_body(self, order: OrderDetail) -> str:
         return self.render("order_body.html", o=order)
 
-    def messages(self, received: Sequence[Any]) -> str:
-        return self.render("messages.html", page="messages", received=received)
+    def messages(self, received: Sequence[Any], who: Actor) -> str:
+        return self.render("messages.html", page="messages", received=received, actor=who)
 
-    def error(self, status: int, message: str, trace_id: str) -> str:
-        return self.render("error.html", status=status, message=message, trace_id=trace_id)
+    def error(self, status: int, message: str, trace_id: str, who: Actor | None = None) -> str:
+        return self.render("error.html", status=status, message=message, trace_id=trace_id, actor=who)
 
     def _context(self, now: Snapshot, rows: Sequence[Row], status: str) -> dict[str, Any]:
         line, area = words.spark(now.rates)
@@ -108,21 +114,17 @@ def _stack(orders: dict[str, int]) -> list[dict[str, Any]]:
 
 def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | None) -> list[ControllerRouterHandler]:
     @get("/", media_type=MediaType.HTML)
-    async def overview(status: Code = "") -> str:
-        return pages.overview(live.now, await live.orders(status), status)
+    async def overview(request: Request[Any, Any, Any], status: Code = "") -> str:
+        return pages.overview(live.now, await live.orders(status), status, actor(request))
 
     @get("/live")
     async def stream(status: Code = "") -> ServerSentEvent:
         _admit(live)
         return ServerSentEvent(_events(live.overview(status, lambda now, rows: pages.regions(now, rows, status))))
 
-    @get("/orders")
-    async def find(request: Request[Any, Any, Any]) -> Redirect:
-        return Redirect(words.order_url(request.query_params.get("id", "").strip()))
-
     @get("/orders/{order_id:str}", media_type=MediaType.HTML)
-    async def order(order_id: OrderId) -> str:
-        return pages.order(await find_order(reader, order_id))
+    async def order(request: Request[Any, Any, Any], order_id: OrderId, done: Code = "") -> str:
+        return pages.order(await find_order(reader, order_id), actor(request), said=words.DONE.get(done, ""))
 
     @get("/orders/{order_id:str}/live")
     async def order_stream(order_id: OrderId) -> ServerSentEvent:
@@ -131,10 +133,10 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
         return ServerSentEvent(_events(live.order(order_id, pages.order_body)))
 
     @get("/messages", media_type=MediaType.HTML)
-    async def messages() -> str:
+    async def messages(request: Request[Any, Any, Any]) -> str:
         if mailbox is None:
             raise Refusal(404, "not_found", "There are no stand-ins here: messages really leave")
-        return pages.messages(await mailbox.received(SHOWN_MESSAGES))
+        return pages.messages(await mailbox.received(SHOWN_MESSAGES), actor(request))
 
     @get("/static/{name:str}")
     async def asset(name: Annotated[str, PathParameter()]) -> Response[bytes]:
@@ -143,7 +145,7 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
         media_type, content = pages.assets[name]
         return Response(content, media_type=media_type, headers={"cache-control": "public, max-age=31536000, immutable"})
 
-    return [overview, stream, find, order, order_stream, messages, asset]
+    return [overview, stream, order, order_stream, messages, asset]
 
 
 def _admit(live: Live) -> None:

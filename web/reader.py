@@ -149,8 +149,11 @@ class Reader(Protocol):
 
     async def order(self, order_id: str) -> OrderDetail | None: ...
 
-    async def orders(self, tag: str, limit: int) -> Sequence[Row]:
-        """Those with this tag (a status code or a flag; "" for all), the last moved first."""
+    async def orders(self, tag: str, limit: int, before: tuple[int, str] | None = None) -> Sequence[Row]:
+        """Those with this tag (a status code or a flag; "" for all), the last moved first; `before`: (moved_at, id) of the last seen."""
+
+    async def find(self, text: str) -> Sequence[Row]:
+        """Those with this ID, or of this payment, tracking number or customer; nothing else is indexed."""
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         """Of this reason ("" for any), the newest first."""

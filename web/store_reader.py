@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from connectors.store import LaneId, Standing, Store
+from messages.customer import decode as decode_customer
+from orders.reference import decode as decode_reference
 from orders.state import Order, decode
 from orders.status import Status
 from streams.lane import decode_parked
@@ -14,6 +16,7 @@ from streams.transport import Log
 from web.explain import detail, row
 from web.reader import Counters, OrderDetail, ParkedRow, Row
 
+MOST_FOUND = 200  # a person who orders more is rather a shop
 MESSAGE_COUNT = "message."  # a lane's counter "message.<channel>.<outcome>"
 
 
@@ -29,13 +32,12 @@ class StoreReader:
         self._orders = self._lanes["orders"]
 
     async def order(self, order_id: str) -> OrderDetail | None:
-        lane = self._orders[partition_of(order_id.encode(), len(self._orders))]
-        blob = await self._store.state(lane, order_id)
+        blob = await self._state("orders", order_id)
         return None if blob is None else detail(decode(blob))
 
-    async def orders(self, tag: str, limit: int) -> Sequence[Row]:
+    async def orders(self, tag: str, limit: int, before: tuple[int, str] | None = None) -> Sequence[Row]:
         tags = [tag] if tag else [status.value for status in Status]
-        pages = await asyncio.gather(*(self._store.by_tag(self._orders, each, limit) for each in tags))
+        pages = await asyncio.gather(*(self._store.by_tag(self._orders, each, limit, before) for each in tags))
         latest = sorted({(score, key, lane) for page in pages for score, key, lane in page}, reverse=True)[:limit]
         found: dict[str, Order] = {}
         for lane in {lane for _, _, lane in latest}:
@@ -44,6 +46,21 @@ class StoreReader:
                 if blob is not None:
                     found[key] = decode(blob)
         return [row(found[key], score) for score, key, _ in latest if key in found]
+
+    async def find(self, text: str) -> Sequence[Row]:
+        ids = {text}
+        for key in (f"payment:{text}", f"tracking:{text}", f"tracking:{text.upper().replace(' ', '')}"):
+            if (blob := await self._state("references", key)) is not None:
+                ids |= decode_reference(blob).links.keys()
+        if (blob := await self._state("customers", text)) is not None:
+            ids |= {message.order for message in decode_customer(blob).messages.values()}
+        blobs = await asyncio.gather(*(self._state("orders", order_id) for order_id in sorted(ids)))
+        rows = [row(decode(blob)) for blob in blobs if blob is not None]
+        return sorted(rows, key=lambda found: (found.moved_at, found.id), reverse=True)[:MOST_FOUND]
+
+    async def _state(self, processor: str, key: str) -> bytes | None:
+        lanes = self._lanes[processor]
+        return await self._store.state(lanes[partition_of(key.encode(errors="replace"), len(lanes))], key)
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         every = [lane for lanes in self._lanes.values() for lane in lanes]

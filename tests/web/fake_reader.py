@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from orders.fact import Address, Person
+from streams.processor import Record
 from streams.transport import LogDown
 from web.reader import Counters, Decision, ItemLine, Message, Moment, OrderDetail, Parcel, ParkedRow, Received, Row
 
@@ -86,7 +87,7 @@ def detail(order_id: str = "lumi:1004") -> OrderDetail:
         ),
         parcels=(Parcel(id="p1", carrier="UPS", tracking="1Z999AA10123456784", status="out_for_delivery"),),
         messages=(
-            Message(effect="a", template="order_placed", channel="email", outcome="sent", at=t + 2000),
+            Message(effect="a", template="order_placed", channel="email", outcome="sent", at=t + 2000, repeatable=True),
             Message(effect="b", template="shipped", channel="sms", outcome="unknown", at=t + 9000, about="p1"),
             Message(effect="c", template="shipped", channel="push", outcome="observed", at=t + 9000),
         ),
@@ -140,15 +141,21 @@ class FakeReader:
             },
             unknown=2, held=14, scores=10_400, fallback_scores=52,
         )  # fmt: skip
+        self.references = {"lumi:1004": "1Z999AA10123456784", "lumi:1005": "pi_shared", "lumi:1006": "pi_shared"}
         self.fail: Exception | None = None
 
     async def order(self, order_id: str) -> OrderDetail | None:
         self._maybe_fail()
         return self.details.get(order_id)
 
-    async def orders(self, tag: str, limit: int) -> Sequence[Row]:
+    async def orders(self, tag: str, limit: int, before: tuple[int, str] | None = None) -> Sequence[Row]:
         self._maybe_fail()
-        return [r for r in self.rows if not tag or tag == r.status or tag in r.flags][:limit]
+        found = [r for r in self.rows if not tag or tag == r.status or tag in r.flags]
+        return [r for r in found if before is None or (r.moved_at, r.id) < before][:limit]
+
+    async def find(self, text: str) -> Sequence[Row]:
+        self._maybe_fail()
+        return [r for r in self.rows if text in (r.id, self.references.get(r.id))]
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         self._maybe_fail()
@@ -184,6 +191,15 @@ class ListLog:
         self.down = False
         self.gate: asyncio.Event | None = None
         self.asked = 0
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        return {0: (0, len(self._of(topic)))}
+
+    async def read(self, topic: str, partition: int, start: int, limit: int) -> Sequence[Record]:
+        return [Record(n, key, value, NOW) for n, (key, value) in enumerate(self._of(topic))][start : start + limit]
+
+    def _of(self, topic: str) -> list[tuple[bytes | None, bytes]]:
+        return [(key, value) for name, key, value in self.records if name == topic]
 
     async def append(self, topic: str, records: Sequence[tuple[bytes | None, bytes]], partition: int | None = None) -> None:
         self.asked += 1

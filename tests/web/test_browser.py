@@ -15,7 +15,28 @@ axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: pages are not looked at")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PAGES = ("/", "/?status=shipped", "/orders/lumi:1004", "/messages", "/orders/nobody", f"/track/{link('lumi:1004')}", "/track/nobody")
+PAGES = (
+    "/",
+    "/?status=shipped",
+    "/orders",
+    "/orders?q=pi_shared",
+    "/orders/lumi:1004",
+    "/orders/nobody",
+    "/messages",
+    "/audit",
+    f"/track/{link('lumi:1004')}",
+    "/track/nobody",
+)
+    "/",
+    "/orders",
+    "/audit",
+    "/?status=shipped",
+    "/orders/lumi:1004",
+    "/messages",
+    "/orders/nobody",
+    f"/track/{link('lumi:1004')}",
+    "/track/nobody",
+)
 
 
 @pytest.fixture

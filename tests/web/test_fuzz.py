@@ -44,6 +44,7 @@ raw_bodies = (
     )
     | st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(lambda cut: body(placed())[: cut[0]] + cut[1] + body(placed())[cut[0] :])
 )
+LISTS = ("/orders", "/audit", "/sign-in")
 header_text = st.text(st.characters(min_codepoint=1, max_codepoint=255, blacklist_characters="\r\n\0"), max_size=30)
 
 
@@ -112,13 +113,23 @@ def test_any_header_is_understood_or_refused(bench: Bench, headers: dict[str, st
 @FEW
 @given(
     order_id=st.text(min_size=1, max_size=30),
-    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id"]), st.text(max_size=8)),
+    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "q", "before", "who", "done", "next"]), st.text(max_size=8)),
 )
 def test_any_path_and_query_is_answered(bench: Bench, order_id: str, query: dict[str, str]) -> None:
     from urllib.parse import quote
 
     name = quote(order_id, safe="", errors="surrogatepass")
-    for path in (f"/v1/orders/{name}", f"/v1/orders/{name}/timeline", "/v1/orders", "/v1/parked", "/", "/orders"):
+    for path in (
+        f"/v1/orders/{name}",
+        f"/v1/orders/{name}/timeline",
+        "/v1/orders",
+        "/v1/parked",
+        "/v1/audit",
+        "/",
+        "/orders",
+        "/audit",
+        "/sign-in",
+    ):
         fine(bench.ask("GET", path, params=query))
 
 

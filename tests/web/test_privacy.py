@@ -56,7 +56,7 @@ async def test_no_path_of_the_pages_writes_personal_data_down(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     site.reader.fail = error(f"{NAME} {E_MAIL}")
-    for path in ("/", "/v1/orders", f"/v1/orders/lumi:{E_MAIL}", f"/orders/{PHONE}", f"/?status={E_MAIL}", f"/orders?id={E_MAIL}"):
+    for path in ("/", "/v1/orders", f"/v1/orders/lumi:{E_MAIL}", f"/orders/{PHONE}", f"/?status={E_MAIL}", f"/orders?q={E_MAIL}"):
         answer = await site.client.get(path)
         if not path.startswith("/orders?"):
             assert NAME not in answer.text and E_MAIL not in answer.text
