@@ -17,6 +17,7 @@ from tests.web.fake_reader import NOW, FakeMailbox, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
+from web.identity import People
 from web.tracking import Front
 
 POLICY = Policy(link_key="a key of the tests, long enough")
@@ -49,13 +50,29 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-async def site(limits: Limits) -> AsyncIterator[Site]:
+def people() -> People:
+    """Overridden by tests in which somebody has to sign in."""
+    return People()
+
+
+@pytest.fixture
+async def site(limits: Limits, people: People) -> AsyncIterator[Site]:
     log, reader, metrics, clock = ListLog(), FakeReader(), Metrics(), VirtualClock(NOW)
     health = Health(metrics)
     health.start()
     sink: Any = log
     mailbox, front = FakeMailbox(), Front("Lumi Zone", "#0a7d5a", "Europe/Lisbon", lambda token: unsigned(token, "track", POLICY))
-    app = make_app(sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, mailbox=mailbox, front=front, limits=limits)
+    app = make_app(
+        sink=sink,
+        reader=reader,
+        clock=clock,
+        metrics=metrics,
+        health=health,
+        mailbox=mailbox,
+        people=people,
+        front=front,
+        limits=limits,
+    )
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:

@@ -27,16 +27,6 @@ PAGES = (
     f"/track/{link('lumi:1004')}",
     "/track/nobody",
 )
-    "/",
-    "/orders",
-    "/audit",
-    "/?status=shipped",
-    "/orders/lumi:1004",
-    "/messages",
-    "/orders/nobody",
-    f"/track/{link('lumi:1004')}",
-    "/track/nobody",
-)
 
 
 @pytest.fixture
