@@ -8,18 +8,25 @@ from typing import Any
 import msgspec
 
 from orders.fact import AnyFact
+from web.actions import Again, AnyAct, Done
 from web.admission import LARGEST_INT, ORDER_ID
+from web.audit import Audited
 from web.gateway import Accepted
 from web.problem import Problem
 from web.reader import Counters, Moment, OrderDetail, ParkedRow, Row
 
 Json = dict[str, Any]
 _TYPES = (AnyFact, Accepted, Problem, OrderDetail, Sequence[Moment], Sequence[Row], Sequence[ParkedRow], Counters)
+_MORE_TYPES = (AnyAct, Again, Done, Sequence[Audited])
 _WHY = {
     "400": "not JSON",
+    "401": "neither a token nor a session",
+    "403": "not with these roles: the message names the one that is needed",
     "404": "no order with this ID",
     "408": "the body did not arrive in time",
+    "409": "the order does not let it be done, or only with `confirm`: the message says why",
     "413": "too large",
+    "415": "not application/json",
     "422": "not something we can take; `field` names what is wrong",
     "503": "the store or the log does not answer now; ask again after `Retry-After`",
 }
@@ -31,6 +38,7 @@ _ORDER_ID = {
     "schema": {"type": "string", "minLength": 1},
 }
 _LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}}
+_NEWEST: Json = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 200}}
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -40,9 +48,8 @@ _KEY = {
 
 
 def document(version: str) -> Json:
-    (fact, accepted, problem, order, moments, rows, parked, counters), schemas = msgspec.json.schema_components(
-        _TYPES, ref_template="#/components/schemas/{name}"
-    )
+    described, schemas = msgspec.json.schema_components((*_TYPES, *_MORE_TYPES), ref_template="#/components/schemas/{name}")
+    fact, accepted, problem, order, moments, rows, parked, counters, act, again, done, audited = described
     for schema in schemas.values():
         properties = schema.get("properties", {})
         if {"order", "system", "object", "at", "type"} <= properties.keys():  # a fact: stricter on write than when read
@@ -72,6 +79,13 @@ def document(version: str) -> Json:
             },
         },
     )
+
+    def acting(name: str, summary: str, asked: Json) -> Json:
+        body = {"required": True, "content": {"application/json": {"schema": asked}}}
+        why = "202: it is written down and in the log; the order shows it a moment later."
+        parameters: list[Json] = [_ORDER_ID, _KEY]
+        return operation(name, summary, "202", done, "401 403 404 409 413 415 422 503", parameters, description=why, requestBody=body)
+
     return {
         "openapi": "3.1.0",
         "info": {"title": "orderflow", "version": version, "description": "Facts in, orders out. Errors have one shape: Problem."},
@@ -88,6 +102,22 @@ def document(version: str) -> Json:
             "/v1/orders/{order_id}/timeline": {
                 "get": operation("getTimeline", "What happened to it and why, oldest first", "200", moments, "404 422 503", [_ORDER_ID])
             },
+            "/v1/orders/{order_id}/actions": {"post": acting("actOnOrder", "Do something with an order, with a reason", act)},
+            "/v1/orders/{order_id}/notifications:resend": {"post": acting("resendMessage", "Say a message once more, as a new one", again)},
+            "/v1/audit": {
+                "get": operation(
+                    "listAudit",
+                    "What people and machines did, newest first",
+                    "200",
+                    audited,
+                    "401 403 422 503",
+                    [
+                        _word("who"),
+                        _word("action"),
+                        _NEWEST,
+                    ],
+                )
+            },
             "/v1/parked": {
                 "get": operation(
                     "listParked", "Records that could not be read, newest first", "200", parked, "422 503", [_code("reason"), _LIMIT]
@@ -97,6 +127,10 @@ def document(version: str) -> Json:
         },
         "components": {"schemas": schemas},
     }
+
+
+def _word(name: str) -> Json:
+    return {"name": name, "in": "query", "description": "empty: all", "schema": {"type": "string", "maxLength": 64, "default": ""}}
 
 
 def _code(name: str) -> Json:
