@@ -59,8 +59,8 @@ class StoreReader:
         return sorted(rows, key=lambda found: (found.moved_at, found.id), reverse=True)[:MOST_FOUND]
 
     async def _state(self, processor: str, key: str) -> bytes | None:
-        lanes = self._lanes[processor]
-        return await self._store.state(lanes[partition_of(key.encode(errors="replace"), len(lanes))], key)
+        lanes, raw = self._lanes[processor], key.encode(errors="replace")
+        return await self._store.state(lanes[partition_of(raw, len(lanes))], raw.decode())
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         every = [lane for lanes in self._lanes.values() for lane in lanes]
