@@ -318,7 +318,7 @@ def parked_discard(context: click.Context, record: str, by: str, why: str) -> No
     """Take RECORD off the list for good."""
     import wire
 
-    _run(wire.parked_settle(_settings(context), record, f"{by}: {why}", None, replay=False))
+    _run(wire.parked_settle(_settings(context), record, by, None, replay=False, why=why))
     click.echo("discarded")
 
 

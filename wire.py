@@ -991,21 +991,37 @@ def _check_readable(settings: Settings, environment: Mapping[str, str], row: Par
 
 
 async def parked_settle(
-    settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool, environment: Mapping[str, str] | None = None
+    settings: Settings,
+    record: str,
+    by: str,
+    body: bytes | None,
+    *,
+    replay: bool,
+    why: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Replay: the record, or its repaired content, goes to its topic again; either way the order learns it and the row goes."""
+    """Replay: the record, or its repaired content, goes to its topic again; either way the audit and the order learn it and the row
+    goes."""
+    from web.audit import write
+    from web.identity import Actor
+
+    now = WallClock().now()
     async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
         row = await _parked(settings, store, record)
         if replay:
             topic, key, value = _again(row, record, body)
             _check_readable(settings, environment or {}, row, topic, key, value)
+        action, after = ("parked.replay", "as it was" if body is None else "repaired") if replay else ("parked.discard", "gone")
+        await write(log_, now, Actor(by, frozenset()), action, record, before=row.reason, after=after, reason=why)
+        if replay:
             await log_.append(topic, [(key, value)])
         order = row.key.decode(errors="replace") if row.topic == "facts" and row.key else ""
         if order:
             from streams.orders import mark_id
 
             mark = mark_id(row.key or b"", row.value)
-            fact = FactUnparked(order=order, system="staff", object=mark, at=WallClock().now(), by=by, record=record)
+            said = f"{by}: {why}" if why else by
+            fact = FactUnparked(order=order, system="staff", object=mark, at=now, by=said, record=record)
             await log_.append("facts", [(row.key, encode_fact(fact))])
         await store.unpark(_find_lane(settings, record), record)
 

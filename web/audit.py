@@ -48,6 +48,24 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Audited).decode
 
 
+async def write(
+    log: Log, now: int, who: Actor, action: str, subject: str, *, before: str = "", after: str = "", reason: str = "", id: str = ""
+) -> None:
+    """Returns when the log has the entry. Raises LogDown."""
+    entry = Audited(
+        id=id or secrets.token_hex(8),
+        at=now,
+        who=who.name,
+        roles=tuple(sorted(who.roles)),
+        action=action,
+        subject=subject,
+        before=before,
+        after=after,
+        reason=reason,
+    )
+    await log.append(TOPIC, [(subject.encode(errors="replace"), _encode(entry))])
+
+
 class Audit:
     def __init__(self, log: Log, clock: Clock) -> None:
         self._log, self._clock = log, clock
@@ -69,22 +87,10 @@ class Audit:
         """
         await self.tell(actor(request), action, subject, before=before, after=after, reason=reason, id=id)
 
-    async def tell(
-        self, who: Actor, action: str, subject: str, *, before: str = "", after: str = "", reason: str = "", id: str = ""
-    ) -> None:
-        entry = Audited(
-            id=id or secrets.token_hex(8),
-            at=self._clock.now(),
-            who=who.name,
-            roles=tuple(sorted(who.roles)),
-            action=action,
-            subject=subject,
-            before=before,
-            after=after,
-            reason=reason,
-        )
+    async def tell(self, who: Actor, action: str, subject: str, **words: str) -> None:
+        """The same for somebody whom the door does not know. `words` as above."""
         try:
-            await self._log.append(TOPIC, [(subject.encode(), _encode(entry))])
+            await write(self._log, self._clock.now(), who, action, subject, **words)
         except LogDown:
             raise Refusal(503, "log_down", "The log takes no records now; nothing was done, try again", retry_after_s=2) from None
 
