@@ -15,7 +15,7 @@ from rich.text import Text
 
 import wire
 from connectors.store import LaneId, Store
-from settings import Settings, SettingsError, resolve
+from settings import Settings, SettingsError
 from streams.transport import Log
 from web.door import LOOPBACK
 
@@ -75,16 +75,19 @@ def _disk(settings: Settings) -> Finding:
 def _secrets(settings: Settings, environment: Mapping[str, str]) -> Finding:
     try:
         channels = wire.sender_settings(settings, environment)
-        token = resolve(settings.http.token, environment, "http.token")
+        guarded = wire.people(settings, environment).guarded
         wire.signing_key(settings, environment)
         wire.inlets(settings, environment)
     except SettingsError as error:
         return Finding("secrets", False, str(error), "set it, or correct the reference")
     except OSError as error:
         return Finding("secrets", False, f"no signing key: {error.strerror}", "make the data folder writable, or set `signing`")
-    if not token and settings.http.host not in LOOPBACK:
+    if not guarded and settings.http.host not in LOOPBACK:
         return Finding(
-            "secrets", False, f"http.host {settings.http.host} can be reached by others, and http.token is not set", "set http.token"
+            "secrets",
+            False,
+            f"http.host {settings.http.host} can be reached by others, and nobody has to sign in",
+            "set people, tokens or http.token",
         )
     return Finding("secrets", True, f"all references resolve; channels configured: {', '.join(channels)}")
 

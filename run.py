@@ -25,6 +25,7 @@ T = TypeVar("T")
 DEFAULT_FILE = "orderflow.yaml"
 SLUG = re.compile(r"[a-z0-9-]+")
 FAILED, USAGE, BUG = 1, 2, 70
+SHORTEST_PASSWORD = 10
 
 
 def _settings(context: click.Context) -> Settings:
@@ -236,6 +237,27 @@ def train(context: click.Context, out: Path, mature_days: int, as_json: bool) ->
     _say(result, as_json, lambda: click.echo("\n".join(f"{key}: {value}" for key, value in result.items())))
 
 
+@main.group(epilog="Example: run.py people hash > anna.hash")
+def people() -> None:
+    """People who sign in at the pages."""
+
+
+@people.command(
+    "hash", epilog="Example: run.py people hash > anna.hash; then `people: [{name: anna, roles: [...], password: {file: anna.hash}}]`"
+)
+def people_hash() -> None:
+    """Ask for a password (or read one line of standard input) and print what a configuration's secret holds of it."""
+    from web.identity import hashed
+
+    if sys.stdin.isatty():
+        password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if len(password) < SHORTEST_PASSWORD:
+        raise click.UsageError(f"take a password of at least {SHORTEST_PASSWORD} characters")
+    click.echo(hashed(password))
+
+
 @main.group(epilog="Example: run.py connector read shopify delivery.json")
 def connector() -> None:
     """Vendors' connectors: which there are, and what one makes of a delivery."""
@@ -346,7 +368,7 @@ def parked_discard(context: click.Context, record: str, by: str, why: str) -> No
     """Take RECORD off the list for good."""
     import wire
 
-    _run(wire.parked_settle(_settings(context), record, f"{by}: {why}", None, replay=False))
+    _run(wire.parked_settle(_settings(context), record, by, None, replay=False, why=why))
     click.echo("discarded")
 
 

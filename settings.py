@@ -172,6 +172,25 @@ class Origin(Section, frozen=True):
     size_mm: Annotated[tuple[int, int, int], Meta(description="its length, width and height in millimetres")] = (300, 200, 100)
 
 
+Role = Annotated[str, Meta(pattern="^(viewer|reviewer|warehouse|operator|admin)$")]
+
+
+class Staff(Section, frozen=True):
+    """Somebody who signs in at the pages; what they do is kept under their name."""
+
+    name: Annotated[str, Meta(description="what they sign in with", pattern="^[A-Za-z0-9._@+-]{1,64}$")]
+    roles: Annotated[tuple[Role, ...], Meta(description="of viewer, reviewer, warehouse, operator, admin")]
+    password: Annotated[Ref, Meta(description="what `run.py people hash` made of their password, by reference")]
+
+
+class Machine(Section, frozen=True):
+    """Somebody who shows a token instead: a script, a scraper, a system of yours that reports facts (role operator)."""
+
+    name: Annotated[str, Meta(description="what it does is kept under this name", pattern="^[A-Za-z0-9._@+-]{1,64}$")]
+    roles: Annotated[tuple[Role, ...], Meta(description="of viewer, reviewer, warehouse, operator, admin")]
+    secret: Annotated[Ref, Meta(description="its token, by reference")]
+
+
 class Layout(Section, frozen=True):
     """Fixed at `run.py init`; never changed under data."""
 
@@ -180,11 +199,11 @@ class Layout(Section, frozen=True):
 
 
 class Http(Section, frozen=True):
-    host: Annotated[str, Meta(description="address to listen on; another than loopback needs a token")] = "127.0.0.1"
+    host: Annotated[str, Meta(description="address to listen on; another than loopback needs people or a token")] = "127.0.0.1"
     port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
     worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
     poller_port: Annotated[int, Meta(description="health and metrics of the poller", ge=0, le=65535)] = 8082
-    token: Annotated[Ref | None, Meta(description="bearer token for machines, by reference")] = None
+    token: Annotated[Ref | None, Meta(description="a machine's bearer token that may do everything, by reference")] = None
     rate: Annotated[float, Meta(description="requests a second of one caller to `POST /v1/facts`, twice as many at once", gt=0)] = 500.0
 
 
@@ -257,6 +276,10 @@ class Settings(Section, frozen=True):
     sources: Annotated[tuple[Source, ...], Meta(description="topics of your own that speak canonical facts")] = ()
     accounts: Annotated[tuple[Account, ...], Meta(description="vendors' accounts: shops, gateways, warehouses, carriers")] = ()
     origin: Origin = Origin()
+    people: Annotated[
+        tuple[Staff, ...], Meta(description="who may sign in; with nobody, whoever is on this machine may do everything")
+    ] = ()
+    tokens: Annotated[tuple[Machine, ...], Meta(description="machines that may ask, beside the one of `http.token`")] = ()
     http: Http = Http()
     model: Model = Model()
     workflow: Workflow = Workflow()

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from connectors.systems import Connected
     from streams.reconcile import Reconciler, Result
     from web.heard import Watched
+    from web.identity import People
     from web.ingest import Inlet
     from web.pay import Checkout, Till
     from web.reader import OrderDetail, Received
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("wire")
 
-TOPICS = ("deliveries", *KEYED_TOPICS, "journal")
+TOPICS = ("deliveries", *KEYED_TOPICS, "journal", "audit")
 PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
 CHANNELS = ("email", "sms", "push", "webhook", "systems")
 WEAKEST_FIRST = ("neither", "lookup", "keyed")  # what can be done about an unknown outcome
@@ -649,6 +650,31 @@ def roles(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]
     return ("worker", "gateway", "poller") if asked else ("worker", "gateway")
 
 
+def people(settings: Settings, environment: Mapping[str, str]) -> People:
+    """Who may come in at pages and API. Raises SettingsError."""
+    from web.identity import TOKEN_NAME, Known, People, password_parts
+
+    machines = []
+    if settings.http.token is not None:
+        machines.append(Known(TOKEN_NAME, frozenset({"admin"}), resolve(settings.http.token, environment, "http.token")))
+    for index, its in enumerate(settings.tokens):
+        machines.append(Known(its.name, frozenset(its.roles), resolve(its.secret, environment, f"tokens[{index}].secret")))
+    staff = []
+    for index, person in enumerate(settings.people):
+        found = resolve(person.password, environment, f"people[{index}].password")
+        try:
+            password_parts(found)
+        except ValueError as error:
+            raise SettingsError(f"people[{index}].password: {error}") from None
+        staff.append(Known(person.name, frozenset(person.roles), found.strip()))
+    names = [known.name for known in (*staff, *machines)]
+    if taken := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"people, tokens: {', '.join(sorted(taken))} is there twice (`http.token` is called {TOKEN_NAME})")
+    if not all(machine.secret for machine in machines):
+        raise SettingsError("tokens, http.token: a token is empty; take a long random one")
+    return People(staff, machines, signing_key(settings, environment).encode() if staff or machines else b"")
+
+
 def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
     w = settings.workflow
     return Policy(
@@ -765,9 +791,8 @@ async def worker(
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],
             lambda: [*degraded(settings, scorer.health()), *(() if settings.replicated else weak)],
         )
-        token = resolve(settings.http.token, environment, "http.token")
         with listening(settings, "worker_port"):
-            server = HealthServer(health, settings.http.worker_port, settings.http.host, token=token)
+            server = HealthServer(health, settings.http.worker_port, settings.http.host, people=people(settings, environment))
             server.start()
         stack.callback(server.close)
         await asyncio.to_thread(only_here, settings, server.port)
@@ -897,7 +922,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
         heard_ = Heard(watched(settings, doors), store, clock, metrics)
         for task in (asyncio.create_task(heard_.keep()), asyncio.create_task(keep_repairs(store, metrics))):
             stack.callback(task.cancel)
-        token = resolve(settings.http.token, environment, "http.token")
+        known = people(settings, environment)
         ledger = settings.folder / "received.jsonl"
         app = make_app(
             sink=log_,
@@ -914,7 +939,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             metrics=metrics,
             health=health,
             mailbox=LedgerMailbox(ledger) if ledger.exists() else None,
-            token=token,
+            people=known,
             inlets=doors,
             bodies=settings.folder / BODIES,
             front=front(settings, environment),
@@ -926,7 +951,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
             switch=StoreSwitch(store, modes_of(settings, store), layout.id, layout.partitions, policy, renderer_of(settings, environment)),
         )
         with listening(settings, "port"):
-            server = WebServer(app, settings.http.host, settings.http.port, token=token)
+            server = WebServer(app, settings.http.host, settings.http.port, guarded=known.guarded)
             await server.start()
         log.info("gateway runs", port=server.port)
         await stopping
@@ -1109,17 +1134,33 @@ async def parked_show(settings: Settings, record: str) -> tuple[Parked, bytes]:
 
 
 async def parked_settle(
-    settings: Settings, record: str, by: str, body: bytes | None, *, replay: bool, environment: Mapping[str, str] | None = None
+    settings: Settings,
+    record: str,
+    by: str,
+    body: bytes | None,
+    *,
+    replay: bool,
+    why: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Replay: the record, or its repaired content, goes to its topic again; either way the order learns it and the row goes."""
+    """Replay: the record, or its repaired content, goes to its topic again; either way audit and order learn it and the row goes."""
     from connectors.registry import ABILITIES
+    from web.audit import write
+    from web.identity import Actor
 
     async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
+        its = parking(settings, store, log_, processors(settings, environment or {}, ABILITIES) if replay else {})
+        row = (await its.find(record)).row
         if replay:
-            made = processors(settings, environment or {}, ABILITIES)
-            await parking(settings, store, log_, made).replay(record, body, by)
+            await its.check(record, body)
+        action, after = ("parked.replay", "as it was" if body is None else "repaired") if replay else ("parked.discard", "gone")
+        who = Actor(by, frozenset())
+        await write(log_, WallClock().now(), who, action, record, before=row.reason, after=after, reason=why)
+        said = f"{by}: {why}" if why else by
+        if replay:
+            await its.replay(record, body, said)
         else:
-            await parking(settings, store, log_, {}).discard(record, by)
+            await its.discard(record, said)
 
 
 async def set_modes(settings: Settings, channel: str | None, mode: str, stop: str, start: bool) -> Modes:
@@ -1228,9 +1269,8 @@ async def poller(settings: Settings, environment: Mapping[str, str], stop: Calla
         )
         why: list[str] = ["store and log were not asked yet"]
         health = Health(metrics, lambda: why)
-        token = resolve(settings.http.token, environment, "http.token")
         with listening(settings, "poller_port"):
-            server = HealthServer(health, settings.http.poller_port, settings.http.host, token=token)
+            server = HealthServer(health, settings.http.poller_port, settings.http.host, people=people(settings, environment))
             server.start()
         stack.callback(server.close)
         health.start()

@@ -84,6 +84,7 @@ NUMBERS: dict[type[Fact], int] = {
     facts.NoteAdded: 26,
     facts.FeedbackGiven: 27,
     facts.EffectSettled: 28,
+    facts.ResendRequested: 29,
 }
 
 _CONVERT: dict[str, tuple[Any, Callable[[Any], Any]]] = {

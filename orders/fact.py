@@ -278,6 +278,14 @@ class FeedbackGiven(Fact, frozen=True, tag=True):
     score: int
 
 
+class ResendRequested(Fact, frozen=True, tag=True):
+    """A person wants a message said once more; `object` names the repetition, which is an effect of its own."""
+
+    effect: str  # ID of the message that was asked for before
+    by: str
+    reason: str
+
+
 AnyFact: TypeAlias = (
     OrderPlaced
     | AddressCorrected
@@ -307,6 +315,7 @@ AnyFact: TypeAlias = (
     | EffectSettled
     | NoteAdded
     | FeedbackGiven
+    | ResendRequested
 )
 
 decode_fact = msgspec.json.Decoder(AnyFact).decode

@@ -27,7 +27,7 @@ from orders.request import (
     StockRequested,
     StockShipped,
 )
-from orders.state import Order
+from orders.state import Order, effect_name
 from orders.status import WORDS, Status
 from orders.view import ADDRESS_HOLD, REVIEW_HOLD, TROUBLE, Parcel, View, awaits_review, decline_timer, review_timer, wanted
 
@@ -178,6 +178,8 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
         if not refund.backfilled and not past:
             for message in say.refunded:
                 effects.append(f"{message} {refund.object}")
+    if view.resends and not past:
+        effects.extend(_resends(view, order))
     if policy.retire_after_ms and view.ended and decision is not None and not _waits(view, order):
         timers[RETIRE] = max(view.last_at, decision.at) + policy.retire_after_ms
     return out
@@ -330,6 +332,19 @@ def unpicked(view: View) -> list[str]:
     return sorted({f.location for f in view.reserved.values()} - view.picked.keys())
 
 
+def _resends(view: View, order: Order) -> list[str]:
+    """Messages that people want said once more: such as were really asked for, and of which it is known what became."""
+    told = {e.id: e for e in order.ledger.values() if e.action in MESSAGE_CHANNELS and e.id in view.messages}
+    again = [(told[f.effect], f.object) for f in view.resends.values() if f.effect in told]
+    return [effect_name(e.action, e.milestone, f"{said_of(e.instance, view)}~{object}") for e, object in again]
+
+
+def said_of(instance: str, view: View) -> str:
+    """The parcel or refund that a message speaks of; a repetition carries what a person called it behind a tilde."""
+    of, _, again = instance.rpartition("~")
+    return of if again in view.resends else instance
+
+
 def all_reserved(view: View) -> bool:
     return all(x.line in view.reserved for x in view.lines if wanted(view, x) > 0)
 
@@ -478,7 +493,8 @@ def freed(effect: Effect, view: View, now: int) -> MessageFreed:
 
 def message(name: str, id: str, view: View, order: Order, policy: Policy, now: int) -> MessageRequested:
     """The request for one message, with every field its template may need."""
-    action, milestone, instance = parts(name)
+    action, milestone, whole = parts(name)
+    instance = said_of(whole, view)
     cell = policy.cells[f"{action} {milestone}"]
     at = _milestone_at(milestone, instance, view, order)
     placed = view.placed
@@ -494,7 +510,8 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         "amount": str(view.total),
         "currency": view.currency,
     }
-    expires = at + policy.max_age_ms.get(milestone, policy.max_age_ms["order_placed"])
+    since = at if instance == whole else view.resends[whole.rpartition("~")[2]].at  # a repetition is as young as the wish for it
+    expires = since + policy.max_age_ms.get(milestone, policy.max_age_ms["order_placed"])
     parcel = view.parcels.get(instance)
     if parcel is not None:
         fields["carrier"] = parcel.carrier

@@ -116,6 +116,7 @@ class View(msgspec.Struct, gc=False):
     answered: Mapping[str, str] = EMPTY  # effect ID -> outcome
     messages: Mapping[str, str] = EMPTY  # effect ID of a message -> its latest outcome or receipt
     settled: Mapping[str, Any] = EMPTY  # effect ID -> the latest EffectSettled about it
+    resends: Mapping[str, Any] = EMPTY  # what a person called the repetition -> its ResendRequested
 
     # parcels
     parcels: Mapping[str, Parcel] = EMPTY
@@ -352,6 +353,10 @@ def _settled(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.settled = {**v.settled, f.effect: f}
 
 
+def _resend(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.resends = {**v.resends, f.object: f}
+
+
 def _retracted(v: View, f: Any, persons: dict[str, Person]) -> None:
     pass  # taken into account before the pass: what it names is not looked at
 
@@ -438,6 +443,7 @@ HANDLERS: dict[type[Fact], _Handler] = {
         (facts.NoteAdded, _note),
         (facts.FeedbackGiven, _feedback),
         (facts.EffectSettled, _settled),
+        (facts.ResendRequested, _resend),
     )
 }
 

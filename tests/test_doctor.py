@@ -138,7 +138,7 @@ async def test_a_kafka_that_is_not_there(folder: Path) -> None:
             {"accounts": (Account(name="s", vendor="shopify", secrets=(Ref(env="GONE"),)),)},
             "accounts[0].secrets: the environment variable GONE",
         ),
-        ({"http": Http(host="0.0.0.0")}, "http.token is not set"),
+        ({"http": Http(host="0.0.0.0")}, "nobody has to sign in"),
     ],
     ids=["email", "sms", "http", "signing", "account", "open"],
 )

@@ -7,6 +7,8 @@ import secrets
 from connectors.delivery import Record, routed
 from streams.clock import Clock
 from streams.transport import Log, LogDown
+from web.audit import Audit
+from web.identity import Actor
 from web.problem import Refusal
 
 STAFF = "staff"  # the system that people's facts name
@@ -15,10 +17,15 @@ STAFF = "staff"  # the system that people's facts name
 class Acts:
     def __init__(self, sink: Log, clock: Clock) -> None:
         self._sink, self.clock = sink, clock
+        self._audit = Audit(sink, clock)
 
     def object(self) -> str:
         """A new ID for what a person does."""
         return secrets.token_hex(8)
+
+    async def noted(self, by: str, action: str, subject: str, *, before: str = "", after: str = "", reason: str = "") -> None:
+        """Before it is done: what the audit cannot be told is not done. `subject`: an order, a record, ... Raises Refusal (503)."""
+        await self._audit.tell(Actor(by, frozenset()), action, subject, before=before, after=after, reason=reason)
 
     async def tell(self, *records: Record) -> None:
         """Returns when the log has them. Raises Refusal (503) while it takes none."""

@@ -23,13 +23,16 @@ from orders.state import NewerState
 from streams.clock import Clock
 from streams.parking import Parking
 from streams.transport import Log, LogDown
+from web.actions import Actions, action_routes
 from web.acts import Acts
 from web.api import api_routes
+from web.audit import Audit, audit_routes
 from web.desk import Claims, Desk
 from web.door import LOOPBACK, SIGNED, Door
+from web.finding import finding_routes
 from web.gateway import Gateway, Limits
 from web.health import Health
-from web.identity import actor
+from web.identity import People, actor
 from web.ingest import Ingest, Inlet
 from web.live import Live
 from web.openapi import document
@@ -40,6 +43,7 @@ from web.problem import Refusal, encode_json, new_trace_id
 from web.reader import Mailbox, Reader
 from web.reviews import review_routes
 from web.sending import Switch, sending_routes
+from web.signing_in import signing_in_routes
 from web.tracking import Front, tracking_routes
 from web.warehouse import Warehouse, warehouse_routes
 
@@ -58,7 +62,7 @@ def make_app(
     metrics: Metrics,
     health: Health,
     mailbox: Mailbox | None = None,
-    token: str = "",
+    people: People | None = None,
     inlets: Sequence[Inlet] = (),
     bodies: Path = Path("bodies"),
     front: Front | None = None,
@@ -71,11 +75,12 @@ def make_app(
     heard: Callable[[str], None] = lambda source: None,
 ) -> ASGIApp:
     """Opens nothing: the application's own tasks run between the server's lifespan events."""
+    people = people or People()
     gateway = Gateway(sink, clock, metrics, limits)
     ingest = Ingest(inlets, sink, bodies, clock, metrics, limits, heard)
     pages = Pages(clock, has_mailbox=mailbox is not None)
     live = Live(reader, modes=switch.modes if switch is not None else None)
-    acts = Acts(sink, clock)
+    acts, audit = Acts(sink, clock), Audit(sink, clock)
 
     @asgi("/v1/facts", copy_scope=False)
     async def facts(scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,6 +110,8 @@ def make_app(
         return Response(html, status_code=refusal.status, media_type=MediaType.HTML, headers=headers)
 
     routes = [facts, probes, openapi, *api_routes(reader), *page_routes(pages, live, reader, mailbox)]
+    routes += [*signing_in_routes(people, audit, pages, clock), *audit_routes(audit, pages)]
+    routes += [*action_routes(Actions(reader, acts, audit), pages, reader), *finding_routes(pages, reader, clock)]
     if front is not None:
         routes += tracking_routes(front, pages, reader)
         if till is not None:
@@ -114,7 +121,7 @@ def make_app(
     if parking is not None:
         routes += parked_routes(parking, acts, pages, reader)
     if switch is not None:
-        routes += sending_routes(switch, pages, live)
+        routes += sending_routes(switch, pages, live, acts)
     desk = Desk(reader, claims, acts, metrics) if claims is not None else None
     if desk is not None:
         routes += review_routes(desk, pages, live, clock)
@@ -138,7 +145,7 @@ def make_app(
         else:
             await app(scope, patiently(receive, patience_s), send)
 
-    return Door(inside, token)
+    return Door(inside, people, clock)
 
 
 def patiently(receive: Receive, wait_s: float) -> Receive:
@@ -180,9 +187,10 @@ def _refusal(error: Exception) -> Refusal:
 class WebServer:
     """Serves an ASGI application on the running loop, with the HTTP parsing done in Rust."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, token: str = "") -> None:
-        """Port 0 takes a free one. Raises ValueError for an address that others can reach while no token is set."""
-        if host not in LOOPBACK and not token:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, guarded: bool = False) -> None:
+        """Port 0 takes a free one. `guarded`: the application asks who comes. Raises ValueError for an address that others can
+        reach while it does not."""
+        if host not in LOOPBACK and not guarded:
             raise ValueError(f"listening on {host} needs a token: set one, or listen on 127.0.0.1")
         self.host, self.port = host, port
         self._app = app

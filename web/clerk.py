@@ -162,6 +162,8 @@ class Clerk:
         known = await self._floor.stock(sku, location)
         level = known.level if known is not None else None
         now = self._acts.clock.now()
+        before = "" if level is None else str(level.on_hand)
+        await self._acts.noted(by, "stock.count", f"{sku}@{location}", before=before, after=str(on_hand), reason=reason[:500])
         await self._acts.tell(
             StockLevelReported(
                 sku=sku,
@@ -184,6 +186,7 @@ class Clerk:
         """With a note of who did it: the facts themselves name none, so that two who tell the same tell one fact."""
         first = facts[0]
         note = NoteAdded(order=first.order, system=STAFF, object=first.object, at=first.at, version=first.version, text=what, by=by)
+        await self._acts.noted(by, "warehouse", first.order, after=what)
         await self._acts.tell(*facts, note)
         await _until(lambda: self._taken_in(facts))
 

@@ -166,7 +166,7 @@ class Desk:
     async def decide(self, order_id: str, by: str, verdict: Verdict) -> Decided:
         """Raises Refusal: 404, 409 as `claim`, 422 what needs `confirm`, or a hold that it does not have."""
         facts = await self._decision(order_id, by, verdict)
-        await self._tell(facts)
+        await self._tell(by, facts)
         return Decided(order=order_id, outcome="decided")
 
     async def decide_all(self, by: str, verdicts: Verdicts) -> list[Decided]:
@@ -182,7 +182,7 @@ class Desk:
                 if refusal.status >= 500:
                     raise
                 results.append(Decided(order=order_id, outcome=refusal.code, message=refusal.message))
-        await self._tell(facts)
+        await self._tell(by, facts)
         return results
 
     async def _decision(self, order_id: str, by: str, verdict: Verdict) -> list[AnyFact]:
@@ -199,8 +199,14 @@ class Desk:
             facts.append(HoldReleased(**said, object=self._acts.object(), at=at, holds=verdict.release))  # type: ignore[arg-type]
         return facts
 
-    async def _tell(self, facts: Sequence[AnyFact]) -> None:
+    async def _tell(self, by: str, facts: Sequence[AnyFact]) -> None:
         if facts:
+            verdicts = [fact for fact in facts if isinstance(fact, ReviewDecided)]
+            words = {True: "approved", False: "declined"}
+            noted = self._acts.noted
+            await asyncio.gather(
+                *(noted(by, "review.decide", x.order, before="held", after=words[x.approve], reason=x.reason) for x in verdicts)
+            )
             await self._acts.tell(*facts)
             now = self._acts.clock.now()
             self._decided = {order: at for order, at in self._decided.items() if now - at < HIDE_MS} | {fact.order: now for fact in facts}
@@ -213,7 +219,8 @@ class Desk:
             raise _unknown(order_id)
         if not {trouble.id for trouble in found.troubles}.issuperset(settlement.problems):
             raise Refusal(422, "invalid", "the order has no problem of that ID (any more)", field="problems", order_id=order_id)
-        at = self._acts.clock.now()
+        at, problems = self._acts.clock.now(), ", ".join(settlement.problems)
+        await self._acts.noted(by, "finance.settle", order_id, before=problems, after="settled", reason=settlement.reason)
         await self._acts.tell(
             HoldReleased(
                 order=order_id,
@@ -231,6 +238,7 @@ class Desk:
         if await self._reader.evidence(order_id, "finance") is None:
             raise _unknown(order_id)
         at = self._acts.clock.now()
+        await self._acts.noted(by, "order.note", order_id)
         await self._acts.tell(NoteAdded(order=order_id, system=STAFF, object=self._acts.object(), at=at, text=text, by=by))
 
     # --- measuring

@@ -14,12 +14,13 @@ from orders.decision import Decision as StoredDecision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Fact
 from orders.finance import PREFIX as FINANCE
+from orders.plan import OUTSIDE, answered, doubtful, said_of
 from orders.state import Key, Order, contradictory
 from orders.status import WORDS
 from orders.view import View, view, wanted
 from streams.orders import tags
 from streams.processor import Parked
-from web.reader import Decision, ItemLine, Message, Moment, OrderDetail, Parcel, ParkedRow, Row
+from web.reader import Decision, Doubt, ItemLine, Message, Moment, OrderDetail, Parcel, ParkedRow, Row
 from web.words import CHANNELS, moment, money, percent, words
 
 GOOD, WARN, BAD = "good", "warn", "bad"
@@ -50,8 +51,10 @@ CLOSED = {
 }
 
 
-def row(order: Order, moved_at: int) -> Row:
-    return Row(**columns(view(order), order, moved_at))
+def row(order: Order, moved_at: int = 0) -> Row:
+    """`moved_at`: as the index has it, if it was found there."""
+    v = view(order)
+    return Row(**columns(v, order, moved_at or v.last_at))
 
 
 def parked_row(record: str, processor: str, row: Parked) -> ParkedRow:
@@ -80,6 +83,8 @@ def detail(order: Order) -> OrderDetail:
         refunded=v.refunded,
         failures=v.failures,
         holds=tuple(HOLDS.get(reason, words(reason)) for reason in v.holds.values()),
+        hold_ids=tuple(v.holds),
+        doubts=tuple(_doubts(order, v)),
         contradictions=tuple(disagreement(key) for key in v.contradictions),
         decision=_decision(order.decision, v) if order.decision is not None else None,
         lines=tuple(_line(v, line) for line in v.lines),
@@ -166,11 +171,20 @@ def _messages(order: Order, v: View) -> Iterator[Message]:
             yield Message(
                 effect=effect.id,
                 template=effect.milestone,
-                about=effect.instance,
+                about=said_of(effect.instance, v),
+                repeatable=effect.id in v.messages,
                 channel=effect.action[7:],
                 outcome=outcome,
                 at=effect.offered_at,
             )
+
+
+def _doubts(order: Order, v: View) -> Iterator[Doubt]:
+    """Calls outside that a person may settle; what became of a message is for the customer's lane to say."""
+    for effect in order.ledger.values():
+        if effect.action in OUTSIDE and effect.open and not answered(effect, v) and (doubt := doubtful(effect, v)):
+            title = _effect_title(effect.action, effect.milestone, effect.instance)
+            yield Doubt(effect=effect.id, title=title, at=doubt[-1].claimed_at)
 
 
 # --- timeline
@@ -324,5 +338,6 @@ TITLES: dict[str, tuple[str, _Tell | None, str]] = {
     "FactUnparked": ("A parked report was dealt with", lambda f, v: [f"by {f.by}" if f.by else ""], GOOD),
     "EffectSettled": ("Found out", lambda f, v: ["it happened" if f.happened else "it did not happen", f.reason, f"by {f.by}"], ""),
     "NoteAdded": ("Note", lambda f, v: [f.text, f"by {f.by}"], ""),
+    "ResendRequested": ("A message is to be said once more", _reason, ""),
     "FeedbackGiven": ("Feedback", lambda f, v: [f"{f.score} points"], ""),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 
 import msgspec
@@ -25,6 +26,7 @@ from web.problem import Refusal, encode_json, new_trace_id
 
 log = structlog.get_logger("gateway")
 VENDOR = "api"
+KEY_CHARS = 200  # of an Idempotency-Key
 LINES_PER_BREATH = 256  # lines checked before others on this loop get their turn
 
 
@@ -43,7 +45,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     callers: int = 10_000  # remembered
     retry_after_s: int = 2
     remembered: int = 10_000  # answers by Idempotency-Key
-    key_chars: int = 200
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -107,6 +108,33 @@ class Memory:
     def get(self, key: str) -> tuple[bytes, asyncio.Future[Answer]] | None:
         return self._known.get(key)
 
+    async def once(
+        self, key: str, digest: bytes, take_in: Callable[[], Awaitable[Answer]], trace_id: str, of: str = ""
+    ) -> tuple[Answer, bool]:
+        """The answer of the first request with this key, and whether that was another one. Raises Refusal for another body.
+
+        `of`: whose keys these are; nobody is given what another one was answered.
+        """
+        if not 0 < len(key) <= KEY_CHARS:
+            raise Refusal(422, "invalid", f"expected 1 to {KEY_CHARS} characters", field="Idempotency-Key")
+        key = f"{of}\x1f{key}"
+        known = self.get(key)
+        if known is not None:
+            if known[0] != digest:
+                raise Refusal(422, "key_reused", "this key was used with another body", field="Idempotency-Key")
+            return await asyncio.shield(known[1]), True
+        future = self.begin(key, digest)
+        try:
+            answer = await take_in()
+            future.set_result(answer)
+        except BaseException as error:  # cancelled, or a bug: whoever waits on this answer may try again
+            future.set_result(refused(Refusal(503, "retry", "the first request with this key failed", retry_after_s=1), trace_id))
+            self.forget(key, future)
+            raise error
+        if not answer.final:
+            self.forget(key, future)
+        return answer, False
+
     def begin(self, key: str, digest: bytes) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._known[key] = (digest, future)
@@ -161,26 +189,8 @@ class Gateway:
     async def _once(self, raw_key: bytes | None, body: bytes, lines: bool, trace_id: str) -> tuple[Answer, bool]:
         if raw_key is None:
             return await self._take_in(body, lines, trace_id), False
-        key = raw_key.decode("latin-1")
-        if not 0 < len(key) <= self._limits.key_chars:
-            raise Refusal(422, "invalid", f"expected 1 to {self._limits.key_chars} characters", field="Idempotency-Key")
         digest = blake2b(b"L" + body if lines else b"J" + body, digest_size=16).digest()
-        known = self._memory.get(key)
-        if known is not None:
-            if known[0] != digest:
-                raise Refusal(422, "key_reused", "this key was used with another body", field="Idempotency-Key")
-            return await asyncio.shield(known[1]), True
-        future = self._memory.begin(key, digest)
-        try:
-            answer = await self._take_in(body, lines, trace_id)
-            future.set_result(answer)
-        except BaseException as error:  # cancelled, or a bug: whoever waits on this answer may try again
-            future.set_result(refused(Refusal(503, "retry", "the first request with this key failed", retry_after_s=1), trace_id))
-            self._memory.forget(key, future)
-            raise error
-        if not answer.final:
-            self._memory.forget(key, future)
-        return answer, False
+        return await self._memory.once(raw_key.decode("latin-1"), digest, lambda: self._take_in(body, lines, trace_id), trace_id)
 
     async def _take_in(self, body: bytes, lines: bool, trace_id: str) -> Answer:
         try:

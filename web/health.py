@@ -15,7 +15,8 @@ from threading import Thread
 from typing import Any
 
 from metrics import CONTENT_TYPE, Metrics
-from web.door import LOOPBACK, OPEN, shows
+from web.door import LOOPBACK, OPEN
+from web.identity import People
 
 BEAT_S = 0.1
 READ_S = 5.0  # a client that drips its request is let go
@@ -98,11 +99,13 @@ class Health:
 class HealthServer:
     """Serves a Health over HTTP from its own threads."""
 
-    def __init__(self, health: Health, port: int, host: str = "127.0.0.1", *, token: str = "") -> None:
-        """With a token `/metrics` asks for it; probes never do. Raises ValueError for an address that others reach without one."""
-        if host not in LOOPBACK and not token:
+    def __init__(self, health: Health, port: int, host: str = "127.0.0.1", *, people: People | None = None) -> None:
+        """Where somebody is configured `/metrics` asks for a token; probes never do. Raises ValueError for an address that others
+        reach where nobody is."""
+        self._people = people or People()
+        if host not in LOOPBACK and not self._people.guarded:
             raise ValueError(f"listening on {host} needs a token: set one, or listen on 127.0.0.1")
-        self._health, self._address, self._token = health, (host, port), token.encode()
+        self._health, self._address = health, (host, port)
         self._server: ThreadingHTTPServer | None = None
         self._thread: Thread | None = None
 
@@ -114,7 +117,7 @@ class HealthServer:
 
     def start(self) -> None:
         """Raises OSError when the port is taken."""
-        health, token = self._health, self._token
+        health, people = self._health, self._people
 
         class Handler(BaseHTTPRequestHandler):
             timeout = READ_S
@@ -123,7 +126,8 @@ class HealthServer:
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 status, content_type, body = health.answer(path)
-                if token and path not in OPEN and not shows(self.headers.get("authorization", "").encode("latin-1"), token):
+                shown = self.headers.get("authorization", "").encode("latin-1")
+                if people.guarded and path not in OPEN and people.machine(shown) is None:
                     status, content_type, body = 401, "application/json", b'{"code": "unauthorized", "message": "a token is needed"}'
                 self.send_response(status)
                 self.send_header("content-type", content_type)

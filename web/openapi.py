@@ -12,7 +12,9 @@ from orders.fact import AnyFact
 from orders.warehouse import STAGES, TO_PICK
 from streams.dispatch import Modes
 from streams.modes import MODES
+from web.actions import Again, AnyAct, Done
 from web.admission import LARGEST_INT, ORDER_ID
+from web.audit import Audited
 from web.desk import QUEUES, Decided, Held, Settlement, Verdict, Verdicts
 from web.floor import Queue, Shelves
 from web.gateway import Accepted
@@ -27,12 +29,14 @@ _TYPES = (AnyFact, Accepted, Problem, OrderDetail, Sequence[Moment], Sequence[Ro
 _DESK = (ParkedDetail, ParkedContent, Repair, Settled, Modes, ModeWanted, StopWanted)
 _REVIEWS = (Sequence[Waiting], Held, Decided, Sequence[Decided], Verdict, Verdicts, Settlement)
 _CLERK = (Queue, Shelves, Standing, Picked, Packed, HandedOver)
+_ACTS = (AnyAct, Again, Done, Sequence[Audited])
 _WHY = {
     "400": "not JSON",
+    "401": "neither a token nor a session",
     "403": "the role that this needs is missing",
     "404": "nothing with this ID",
     "408": "the body did not arrive in time",
-    "409": "somebody else was faster, or the order has moved on; `message` says which",
+    "409": "somebody else was faster, or the order does not let it be done (without `confirm`); `message` says which",
     "413": "too large",
     "415": "not application/json",
     "422": "not something we can take; `field` names what is wrong",
@@ -56,6 +60,7 @@ _RECORD = {
 }
 _CHANNEL = {"name": "channel", "in": "path", "required": True, "schema": {"type": "string", "enum": list(MODES)}}
 _LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}}
+_NEWEST: Json = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 200}}
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -65,12 +70,13 @@ _KEY = {
 
 
 def document(version: str) -> Json:
-    kinds = (*_TYPES, *_DESK, *_REVIEWS, *_CLERK)
+    kinds = (*_TYPES, *_DESK, *_REVIEWS, *_ACTS, *_CLERK)
     every, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     kind = iter(every)
     fact, accepted, problem, order, moments, rows, parked, counters = islice(kind, len(_TYPES))
     record, content, repair, settled, modes, mode, stop = islice(kind, len(_DESK))
     waiting, held, decided, all_decided, verdict, verdicts, settlement = islice(kind, len(_REVIEWS))
+    act, again, done, audited = islice(kind, len(_ACTS))
     for schema in schemas.values():
         properties = schema.get("properties", {})
         if {"order", "system", "object", "at", "type"} <= properties.keys():  # a fact: stricter on write than when read
@@ -132,6 +138,13 @@ def document(version: str) -> Json:
             "settleProblems", "Take problems of money off finance's list", decided, "400 403 404 413 422 503", [_ORDER_ID], settlement
         ),
     }
+
+    def acting(name: str, summary: str, asked: Json) -> Json:
+        body = {"required": True, "content": {"application/json": {"schema": asked}}}
+        why = "202: it is written down and in the log; the order shows it a moment later."
+        parameters: list[Json] = [_ORDER_ID, _KEY]
+        return operation(name, summary, "202", done, "401 403 404 409 413 415 422 503", parameters, description=why, requestBody=body)
+
     return {
         "openapi": "3.1.0",
         "info": {"title": "orderflow", "version": version, "description": "Facts in, orders out. Errors have one shape: Problem."},
@@ -149,6 +162,22 @@ def document(version: str) -> Json:
                 "get": operation("getTimeline", "What happened to it and why, oldest first", "200", moments, "404 422 503", [_ORDER_ID])
             },
             **_warehouse(operation),
+            "/v1/orders/{order_id}/actions": {"post": acting("actOnOrder", "Do something with an order, with a reason", act)},
+            "/v1/orders/{order_id}/notifications:resend": {"post": acting("resendMessage", "Say a message once more, as a new one", again)},
+            "/v1/audit": {
+                "get": operation(
+                    "listAudit",
+                    "What people and machines did, newest first",
+                    "200",
+                    audited,
+                    "401 403 422 503",
+                    [
+                        _word("who"),
+                        _word("action"),
+                        _NEWEST,
+                    ],
+                )
+            },
             "/v1/parked": {
                 "get": operation(
                     "listParked", "Records that could not be read, newest first", "200", parked, "422 503", [_code("reason"), _LIMIT]
@@ -209,6 +238,10 @@ def _warehouse(operation: Any) -> Json:
         "/v1/warehouse/{order_id}:handed_over": told("postHandedOver", "The carrier has the parcel, and does not tell itself", handed_over),
         "/v1/stock": {"get": operation("listStock", "Stock, the emptiest first", "200", shelves, "422 503", [sku, start, many])},
     }
+
+
+def _word(name: str) -> Json:
+    return {"name": name, "in": "query", "description": "empty: all", "schema": {"type": "string", "maxLength": 64, "default": ""}}
 
 
 def _code(name: str) -> Json:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request, Response, get
 from litestar.params import PathParameter
-from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage
+from litestar.response import ServerSentEvent, ServerSentEventMessage
 from litestar.types import ControllerRouterHandler
 
 from streams.clock import Clock
@@ -26,6 +28,7 @@ from web.runbook import blocks
 HERE = Path(__file__).parent
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 SHOWN_MESSAGES = 100
+NOTHING: Mapping[str, str] = MappingProxyType({})
 ORDER = (
     "order_placed",
     "payment_confirmed",
@@ -75,10 +78,11 @@ class Pages:
     def has(self, path: str) -> bool:
         return path in self._paths
 
-    def _nav(self) -> list[tuple[str, str, str, int]]:
-        """Page, address, label and how many wait there."""
+    def _nav(self, who: Actor) -> list[tuple[str, str, str, int]]:
+        """Page, address, label and how many wait there; what somebody may not see is not linked to."""
         counts = self.badges()
-        return [(page, href, label, counts.get(badge, 0)) for page, href, label, badge in NAV if self.has(href)]
+        seen = [entry for entry in NAV if self.has(entry[1]) and (entry[0] != "audit" or who.may("operator"))]
+        return [(page, href, label, counts.get(badge, 0)) for page, href, label, badge in seen]
 
     def overview(self, now: Snapshot, rows: Sequence[Row], status: str, actor: Actor = LOCAL) -> str:
         return self.render("overview.html", page="overview", actor=actor, **self._context(now, rows, status))
@@ -87,8 +91,10 @@ class Pages:
         context = self._context(now, rows, status)
         return {name: self.render(f"{name}.html", **context) for name in ("numbers", "orders")}
 
-    def order(self, order: OrderDetail) -> str:
-        return self.render("order.html", page="order", o=order)
+    def order(self, order: OrderDetail, who: Actor, *, said: str = "", problem: str = "", typed: Mapping[str, str] = NOTHING) -> str:
+        """`said`: what was just done; `problem`: why what was `typed` was not."""
+        more = {"said": said, "problem": problem, "typed": typed, "warning": words.warning(order), "once": secrets.token_hex(8)}
+        return self.render("order.html", page="order", o=order, actor=who, **more)
 
     def order_body(self, order: OrderDetail) -> str:
         return self.render("order_body.html", o=order)
@@ -152,14 +158,9 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
         admit(live)
         return ServerSentEvent(events(live.overview(status, lambda now, rows: pages.regions(now, rows, status))))
 
-    @get("/orders")
-    async def find(request: Request[Any, Any, Any]) -> Redirect:
-        wanted = request.query_params.get("id", "").strip()
-        return Redirect(words.order_url(wanted) if wanted else "/")
-
     @get("/orders/{order_id:str}", media_type=MediaType.HTML)
-    async def order(order_id: OrderId) -> str:
-        return pages.order(await find_order(reader, order_id))
+    async def order(request: Request[Any, Any, Any], order_id: OrderId, done: Code = "") -> str:
+        return pages.order(await find_order(reader, order_id), actor(request), said=words.DONE.get(done, ""))
 
     @get("/orders/{order_id:str}/live")
     async def order_stream(order_id: OrderId) -> ServerSentEvent:
@@ -186,7 +187,7 @@ def page_routes(pages: Pages, live: Live, reader: Reader, mailbox: Mailbox | Non
         media_type, content = pages.assets[name]
         return Response(content, media_type=media_type, headers={"cache-control": "public, max-age=31536000, immutable"})
 
-    return [overview, stream, find, order, order_stream, messages, runbook, asset]
+    return [overview, stream, order, order_stream, messages, runbook, asset]
 
 
 def admit(live: Live) -> None:

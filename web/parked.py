@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
-import structlog
 from litestar import MediaType, Request, Response, get, post
 from litestar.params import PathParameter
 from litestar.response import Redirect
@@ -27,7 +26,6 @@ from web.pages import Pages
 from web.problem import Refusal
 from web.reader import ParkedRow, Reader
 
-log = structlog.get_logger("parked")
 LISTED = 200
 EDITED_BYTES = 128 * 1024  # larger ones are repaired with `run.py parked`
 SHOWN_BYTES = 4 * 1024  # of what is no text
@@ -149,7 +147,7 @@ class Desk:
     async def open(self, record: str, who: Actor) -> Found:
         """With its bytes, which is noted where there is an order to note it with."""
         found = await self.find(record)
-        log.info("parked record opened", record=record, by=who.name)
+        await self._acts.noted(who.name, "parked.open", record)
         order = order_of(found.row)
         if order and found.row.reason != "wrong_partition":  # the key of that one names no order of ours yet
             note = f"opened the parked record {record}"
@@ -163,18 +161,31 @@ class Desk:
         await self._doing(lambda: self._parking.check(record, body))
 
     async def replay(self, record: str, body: bytes | None, by: str) -> str:
-        return await self._done("replayed", lambda: self._parking.replay(record, body, by), record, by)
+        async def replay() -> None:
+            await self._parking.check(record, body)
+            await self._noted("parked.replay", record, by, "as it was" if body is None else "repaired")
+            await self._parking.replay(record, body, by)
+
+        return await self._done("replayed", replay)
 
     async def discard(self, record: str, by: str) -> str:
-        return await self._done("discarded", lambda: self._parking.discard(record, by), record, by)
+        async def discard() -> None:
+            await self._noted("parked.discard", record, by, "gone")
+            await self._parking.discard(record, by)
 
-    async def _done(self, word: str, act: Callable[[], Awaitable[Any]], record: str, by: str) -> str:
+        return await self._done("discarded", discard)
+
+    async def _done(self, word: str, act: Callable[[], Awaitable[Any]]) -> str:
         try:
             await self._doing(act)
         except NotParked:
             return "already"
-        log.info("parked record settled", how=word, record=record, by=by.partition(":")[0])
         return word
+
+    async def _noted(self, action: str, record: str, by: str, after: str) -> None:
+        name, _, reason = by.partition(": ")
+        before = (await self._parking.find(record)).row.reason
+        await self._acts.noted(name, action, record, before=before, after=after, reason=reason)
 
     async def _doing(self, act: Callable[[], Awaitable[Any]]) -> None:
         try:

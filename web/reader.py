@@ -69,6 +69,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str  # "asked" while nothing is known yet
     at: int
     about: str = ""  # the parcel or refund it speaks of
+    repeatable: bool = False  # it was asked for and has been answered: a person may want it said once more
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,6 +83,14 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tone: str = ""  # "" | "good" | "warn" | "bad"
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of which nobody can tell whether it happened."""
+
+    effect: str
+    title: str
+    at: int  # of the last attempt
+
+
 class OrderDetail(Row, frozen=True, kw_only=True):
     """Everything about one order."""
 
@@ -93,6 +102,8 @@ class OrderDetail(Row, frozen=True, kw_only=True):
     refunded: int
     failures: int = 0  # payments that failed
     holds: tuple[str, ...] = ()  # reasons, in words
+    hold_ids: tuple[str, ...] = ()  # the same, as a release names them
+    doubts: tuple[Doubt, ...] = ()
     contradictions: tuple[str, ...] = ()  # for finance, in words
     decision: Decision | None = None
     lines: tuple[ItemLine, ...] = ()
@@ -192,8 +203,11 @@ class Reader(Protocol):
 
     async def order(self, order_id: str) -> OrderDetail | None: ...
 
-    async def orders(self, tag: str, limit: int) -> Sequence[Row]:
-        """Those with this tag (a status code or a flag; "" for all), the last moved first."""
+    async def orders(self, tag: str, limit: int, before: tuple[int, str] | None = None) -> Sequence[Row]:
+        """Those with this tag (a status code or a flag; "" for all), the last moved first; `before`: (moved_at, id) of the last seen."""
+
+    async def find(self, text: str) -> Sequence[Row]:
+        """Those with this ID, or of this payment, tracking number or customer; nothing else is indexed."""
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         """Of this reason ("" for any), the newest first."""

@@ -17,6 +17,7 @@ from litestar.types import ControllerRouterHandler
 
 from streams.dispatch import Modes
 from streams.modes import MODES, Observed, Outdated, with_mode
+from web.acts import Acts
 from web.api import Code
 from web.body import json_body, text
 from web.identity import actor, form, needs
@@ -73,11 +74,24 @@ def _known(channel: str) -> str:
     return channel
 
 
-def sending_routes(switch: Switch, pages: Pages, live: Live) -> list[ControllerRouterHandler]:
+def _in_words(modes: Modes) -> str:
+    return "stopped" if modes.stop else ", ".join(f"{channel} {mode}" for channel, mode in sorted(modes.channels.items()))
+
+
+def sending_routes(switch: Switch, pages: Pages, live: Live, acts: Acts) -> list[ControllerRouterHandler]:
     def answer(html: str, status: int = 200) -> Response[str]:
         return Response(html, status_code=status, media_type=MediaType.HTML, headers=NOT_KEPT)
 
     async def change(by: str, how: Callable[[Modes], Modes], seen: int | None = None) -> Modes:
+        before = await switch.modes()
+        wanted = how(before)
+        stops = wanted.stop != "" and wanted.stop != before.stop
+        try:
+            await acts.noted(by, "modes.change", "sending", before=_in_words(before), after=_in_words(wanted), reason=wanted.stop)
+        except Refusal:
+            if not stops:
+                raise
+            log.warning("everything is stopped without the audit, which the log does not take now", by=by)  # it must work all the same
         try:
             modes = await switch.change(by, how, seen)
         except Outdated:

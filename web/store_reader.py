@@ -8,7 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from connectors.store import LaneId, Standing, Store
+from messages.customer import decode as decode_customer
 from orders.policy import Policy
+from orders.reference import decode as decode_reference
 from orders.state import Order, decode
 from orders.status import Status
 from streams.lane import decode_parked
@@ -19,6 +21,7 @@ from web.explain import detail, parked_row, row
 from web.reader import Counters, Evidence, OrderDetail, ParkedRow, Row, Waiting
 
 CONSIDERED = 1000  # of a queue longer than that, those that have waited longest are put in order
+MOST_FOUND = 200  # a person who orders more is rather a shop
 MESSAGE_COUNT = "message."  # a lane's counter "message.<channel>.<outcome>"
 STATUSES = frozenset(status.value for status in Status)
 HEAD_S = 5.0  # how old the age of what waits may be: reading a record costs more than a counter
@@ -49,13 +52,12 @@ class StoreReader:
         return None if order is None else detail(order)
 
     async def _order(self, order_id: str) -> Order | None:
-        lane = self._orders[partition_of(order_id.encode(), len(self._orders))]
-        blob = await self._store.state(lane, order_id)
+        blob = await self._state("orders", order_id)
         return None if blob is None else decode(blob)
 
-    async def orders(self, tag: str, limit: int) -> Sequence[Row]:
+    async def orders(self, tag: str, limit: int, before: tuple[int, str] | None = None) -> Sequence[Row]:
         tags = [tag] if tag else [status.value for status in Status]
-        pages = await asyncio.gather(*(self._store.by_tag(self._orders, each, limit) for each in tags))
+        pages = await asyncio.gather(*(self._store.by_tag(self._orders, each, limit, before) for each in tags))
         latest = sorted({(score, key, lane) for page in pages for score, key, lane in page}, reverse=True)[:limit]
         found = await self._load(latest)
         return [row(found[key], score) for score, key, _ in latest if key in found]
@@ -77,6 +79,21 @@ class StoreReader:
     async def evidence(self, order_id: str, queue: str) -> Evidence | None:
         order = await self._order(order_id)
         return None if order is None else evidence(order, queue, self._sla_ms)
+
+    async def find(self, text: str) -> Sequence[Row]:
+        ids = {text}
+        for key in (f"payment:{text}", f"tracking:{text}", f"tracking:{text.upper().replace(' ', '')}"):
+            if (blob := await self._state("references", key)) is not None:
+                ids |= decode_reference(blob).links.keys()
+        if (blob := await self._state("customers", text)) is not None:
+            ids |= {message.order for message in decode_customer(blob).messages.values()}
+        blobs = await asyncio.gather(*(self._state("orders", order_id) for order_id in sorted(ids)))
+        rows = [row(decode(blob)) for blob in blobs if blob is not None]
+        return sorted(rows, key=lambda found: (found.moved_at, found.id), reverse=True)[:MOST_FOUND]
+
+    async def _state(self, processor: str, key: str) -> bytes | None:
+        lanes, raw = self._lanes[processor], key.encode(errors="replace")
+        return await self._store.state(lanes[partition_of(raw, len(lanes))], raw.decode())
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         await self._find_own()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from orders.money import decimal, known
+from web.reader import OrderDetail
 
 MILESTONES = (
     ("order_placed", "Order Placed"),
@@ -27,6 +28,17 @@ STEP = {code: number for number, (code, _) in enumerate(MILESTONES, 1)} | {
     "refunded": 6,
 }
 CHANNELS = {"email": "E-mail", "sms": "SMS", "push": "Push", "webhook": "Webhook", "systems": "Connected systems", "stock": "Stock"}
+DONE = {  # what a page says of an action that was just taken
+    "cancel": "The cancellation is on its way.",
+    "hold": "The order is being put on hold.",
+    "release": "The holds are being released.",
+    "approve": "The order is being approved.",
+    "decline": "The order is being declined.",
+    "note": "Your note is being added.",
+    "settle": "What you found out is being taken in.",
+    "resend": "The message is being sent once more.",
+    "correct_address": "The address is being corrected.",
+}
 TONES = {"sent": "good", "delivered": "good", "opened": "good", "rejected": "bad", "unknown": "warn", "expired": "warn", "bounced": "bad"}
 
 
@@ -105,3 +117,12 @@ def spark(rates: Sequence[float], width: float = 300.0, height: float = 64.0) ->
     points = [f"{i * apart:.1f} {height - 2 - (height - 6) * rate / peak:.1f}" for i, rate in enumerate(rates)]
     line = "M" + " L".join(points) if points else ""
     return line, f"{line} L{width:g} {height:g} L0 {height:g} Z" if points else ""
+
+
+def warning(order: OrderDetail) -> str:
+    """Why somebody should think twice before letting an order go; "" where nothing speaks against it."""
+    if order.decision is None:
+        return "This order has no score yet: neither the model nor the rules have looked at it"
+    if "incomplete" in order.flags:
+        return "A report about this order could not be read: what is known of it is incomplete"
+    return ""

@@ -152,6 +152,10 @@ def retract(kind: str, system: str, object: str, at: int = T0 + DAY) -> facts.Fa
     )
 
 
+def resend(effect: str, at: int = T0 + 3 * DAY, object: str = "again-1") -> facts.ResendRequested:
+    return facts.ResendRequested(order=ORDER, system="staff", object=object, at=at, effect=effect, by="sam", reason="she lost it")
+
+
 LIFE: tuple[Fact, ...] = (
     placed(),
     captured(),
@@ -196,6 +200,7 @@ EACH: tuple[Fact, ...] = (
     facts.EffectSettled(
         order=ORDER, system="staff", object="s-1", at=T0 + HOUR, effect="abc", happened=False, by="sam", reason="asked the warehouse"
     ),
+    resend("abc"),
 )
 
 

@@ -88,7 +88,7 @@ LIVES: dict[str, tuple[Fact, ...]] = {
     "delivered": LIFE,
     "cancelled": (*LIFE[:4], cancel()),
     "refunded": (*LIFE[:2], cancel(), refunded(4999)),
-    "returned": (*LIFE, EACH[-8]),
+    "returned": (*LIFE, next(f for f in EACH if isinstance(f, facts.ReturnReceived))),
     "retracted": (
         placed(),
         captured(),

@@ -50,6 +50,7 @@ from tests.orders.lives import (
     placed,
     refunded,
     release,
+    resend,
     reserved,
     review,
     scanned,
@@ -684,6 +685,41 @@ def test_an_open_message_is_asked_for_again_when_what_it_would_say_has_changed()
         ("shipped", c, "1Z-P1") for c in ("email", "sms", "push")
     }
     assert {m.effect for m in again} <= {m.effect for m in lane.requests[:asked] if isinstance(m, MessageRequested)}
+
+
+def test_a_message_is_said_once_more_under_another_name_when_a_person_wants_it() -> None:
+    lane = Lane()
+    lane.turn(*READY, *LIFE[4:6])
+    shipped = {m.channel: m for m in lane.asks(MessageRequested) if m.template == "shipped"}
+    lane.turn(resend(shipped["sms"].effect))
+    assert lane.asks(MessageRequested)[-1].effect in {m.effect for m in shipped.values()}, "it is still on its way"
+    lane.turn(told(shipped["sms"]))
+    lane.turn(resend(shipped["sms"].effect))  # the same wish, delivered twice
+    again = lane.asks(MessageRequested)[-1]
+    assert [m.template for m in lane.asks(MessageRequested)].count("shipped") == 4
+    assert again.effect not in {m.effect for m in shipped.values()}
+    assert (again.channel, again.fields, again.milestone_at) == ("sms", shipped["sms"].fields, shipped["sms"].milestone_at)
+    assert again.expires == resend("").at + Policy().max_age_ms["shipped"] > shipped["sms"].expires
+    lane.turn(told(again), resend(again.effect, object="again-2", at=T0 + 9 * DAY))
+    assert "notify.sms shipped P1~again-2" in lane.states[ORDER].ledger, "a repetition of a repetition is one of the original"
+
+
+def told(asked: MessageRequested, outcome: str = "sent") -> MessageReported:
+    object = f"{asked.effect}:{outcome}"
+    return MessageReported(
+        order=ORDER, system="customers", object=object, at=T0, effect=asked.effect, channel=asked.channel, outcome=outcome
+    )
+
+
+def test_what_was_never_asked_for_is_not_said_again() -> None:
+    lane = Lane()
+    lane.turn(placed(), failed())
+    (asked,) = [m for m in lane.asks(MessageRequested) if m.template == "payment_failed"]
+    lane.turn(captured(), resend(asked.effect))  # withdrawn before anybody heard it
+    before = len(lane.asks(MessageRequested))
+    lane.turn(resend("nothing", object="again-2"), resend(effect_id(ORDER, "shipped", "P1", "notify.sms"), object="again-3"))
+    assert len(lane.asks(MessageRequested)) == before
+    assert not [e for e in lane.states[ORDER].ledger.values() if e.milestone == "payment_failed" and e.open]
 
 
 def test_references_are_linked_once_from_merged_facts() -> None:

@@ -33,6 +33,7 @@ from streams.sqlite_log import EmbeddedLog, WorkerLock
 from streams.transport import LogMismatch
 from tests.streams.town import Opinion, Provider, Town
 from tests.streams.toy import MemoryLog, Toy
+from web.audit import Audit
 
 DAY = 86_400_000
 LIVE = Modes(channels=dict.fromkeys(("email", "sms", "push", "webhook", "stock", "references"), "live"))
@@ -305,7 +306,10 @@ async def test_a_parked_record_that_was_dealt_with_stays_dealt_with(place: Place
     rows = sorted(name for _, name, _ in await place.store.parked_list(place.town.ids))
     assert len(rows) == 2 and (await place.tags())["incomplete"] == 2
     done = next(name for _, name, row in await place.store.parked_list(place.town.ids) if decode_parked(row).key == b"lumi:1")
-    await wire.parked_settle(place.settings, done, "anna", None, replay=False)
+    await wire.parked_settle(place.settings, done, "anna", None, replay=False, why="a test of ours")
+    (entry,) = await Audit(place.log, place.clock).newest(10)
+    assert (entry.who, entry.action, entry.subject, entry.before) == ("anna", "parked.discard", done, "malformed")
+    assert (entry.after, entry.reason) == ("gone", "a test of ours")
     await place.town.rest(until=5_000)
     left = [name for name in rows if name != done]
     assert (await place.tags()) == {"announced": 2, "incomplete": 1}, "the order is complete again"

@@ -19,6 +19,7 @@ from tests.web.fake_reader import NOW, FakeClaims, FakeMailbox, FakeReader, List
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
+from web.identity import People
 from web.tracking import Front
 from web.warehouse import Warehouse
 
@@ -56,7 +57,13 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-async def site(limits: Limits) -> AsyncIterator[Site]:
+def people() -> People:
+    """Overridden by tests in which somebody has to sign in."""
+    return People()
+
+
+@pytest.fixture
+async def site(limits: Limits, people: People) -> AsyncIterator[Site]:
     log, reader, metrics, clock = ListLog(), FakeReader(), Metrics(), VirtualClock(NOW)
     health = Health(metrics)
     health.start()
@@ -70,6 +77,7 @@ async def site(limits: Limits) -> AsyncIterator[Site]:
         metrics=metrics,
         health=health,
         mailbox=mailbox,
+        people=people,
         front=front,
         warehouse=Warehouse(floor, labels, floor.policy),
         parking=parking(store, log, clock),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from orders.fact import Address, Person
+from streams.processor import Record
 from streams.transport import LogDown
 from web.reader import (
     Counters,
@@ -107,7 +109,7 @@ def detail(order_id: str = "lumi:1004") -> OrderDetail:
         ),
         parcels=(Parcel(id="p1", carrier="UPS", tracking="1Z999AA10123456784", status="out_for_delivery"),),
         messages=(
-            Message(effect="a", template="order_placed", channel="email", outcome="sent", at=t + 2000),
+            Message(effect="a", template="order_placed", channel="email", outcome="sent", at=t + 2000, repeatable=True),
             Message(effect="b", template="shipped", channel="sms", outcome="unknown", at=t + 9000, about="p1"),
             Message(effect="c", template="shipped", channel="push", outcome="observed", at=t + 9000),
         ),
@@ -219,6 +221,7 @@ class FakeReader:
             flags={"held": 14, "finance": 3, "incomplete": 2, "unknown": 2}, scheduled=118,
         )  # fmt: skip
         self.lying: Callable[[], Sequence[ParkedRow]] | None = None  # what is parked, where a test has it elsewhere
+        self.references = {"lumi:1004": "1Z999AA10123456784", "lumi:1005": "pi_shared", "lumi:1006": "pi_shared"}
         self.fail: Exception | None = None
         self.waiting = {queue: [waits(n, queue) for n in range(4)] for queue in ("review", "finance")}
         self.files = {(queue, its.id): looked(its) for queue, rows in self.waiting.items() for its in rows}
@@ -235,9 +238,14 @@ class FakeReader:
         self._maybe_fail()
         return self.details.get(order_id)
 
-    async def orders(self, tag: str, limit: int) -> Sequence[Row]:
+    async def orders(self, tag: str, limit: int, before: tuple[int, str] | None = None) -> Sequence[Row]:
         self._maybe_fail()
-        return [r for r in self.rows if not tag or tag == r.status or tag in r.flags][:limit]
+        found = [r for r in self.rows if not tag or tag == r.status or tag in r.flags]
+        return [r for r in found if before is None or (r.moved_at, r.id) < before][:limit]
+
+    async def find(self, text: str) -> Sequence[Row]:
+        self._maybe_fail()
+        return [r for r in self.rows if text in (r.id, self.references.get(r.id))]
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         self._maybe_fail()
@@ -281,6 +289,26 @@ class ListLog:
         self.down = False
         self.gate: asyncio.Event | None = None
         self.asked = 0
+
+    @property
+    def told(self) -> list[tuple[str, bytes | None, bytes]]:
+        """All but the audit."""
+        return [record for record in self.records if record[0] != "audit"]
+
+    @property
+    def audited(self) -> list[tuple[str, str, str]]:
+        """Who did what to which thing."""
+        entries = [json.loads(value) for topic, _, value in self.records if topic == "audit"]
+        return [(entry["who"], entry["action"], entry["subject"]) for entry in entries]
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        return {0: (0, len(self._of(topic)))}
+
+    async def read(self, topic: str, partition: int, start: int, limit: int) -> Sequence[Record]:
+        return [Record(n, key, value, NOW) for n, (key, value) in enumerate(self._of(topic))][start : start + limit]
+
+    def _of(self, topic: str) -> list[tuple[bytes | None, bytes]]:
+        return [(key, value) for name, key, value in self.records if name == topic]
 
     async def append(self, topic: str, records: Sequence[tuple[bytes | None, bytes]], partition: int | None = None) -> None:
         self.asked += 1

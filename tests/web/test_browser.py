@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 
 from orders.fact import decode_fact, encode_fact
+from orders.merge import absorb
+from orders.state import Order
 from tests.web.conftest import Site, link
+from tests.web.facts import body, placed
 from tests.web.fake_desk import PAYMENT
+from tests.web.staff import PASSWORD, everybody
+from web.explain import detail
+from web.identity import People
+from web.reader import OrderDetail
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pages are not looked at")
 axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: pages are not looked at")
@@ -20,9 +27,12 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 PAGES = (
     "/",
     "/?status=shipped",
+    "/orders",
+    "/orders?q=pi_shared",
     "/orders/lumi:1004",
-    "/messages",
     "/orders/nobody",
+    "/messages",
+    "/audit",
     "/reviews",
     "/finance",
     f"/track/{link('lumi:1004')}",
@@ -98,7 +108,7 @@ async def test_an_operator_repairs_a_record_and_replays_it(site: Site, browser: 
     await page.get_by_role("button", name="Replay").click()
     assert "Replayed" in await page.inner_text("[role=status].notice")
     assert await page.get_by_role("link", name="A field is missing or has the wrong type").count() == 0
-    assert [decode_fact(value) for _, _, value in site.log.records if b"PaymentCaptured" in value] == [PAYMENT]
+    assert [decode_fact(value) for _, _, value in site.log.told if b"PaymentCaptured" in value] == [PAYMENT]
 
 
 async def test_a_channel_goes_live_by_page_and_everything_is_stopped(site: Site, browser: Any) -> None:
@@ -142,7 +152,7 @@ async def test_a_reviewer_clears_a_held_order_by_keyboard_alone(site: Site, brow
     await page.keyboard.type("jacks? known customer")  # no key of the page's own while one types
     await press("Enter")
     await page.wait_for_url("**at=lumi%3A1002")
-    fact: Any = decode_fact(site.log.records[-1][2])
+    fact: Any = decode_fact(site.log.told[-1][2])
     assert (fact.order, fact.approve, fact.by, fact.reason) == ("lumi:1001", True, "local", "jacks? known customer")
     assert await page.locator("#queue [data-id='lumi:1001']").count() == 0
     assert complaints == []
@@ -164,7 +174,7 @@ async def test_ticked_orders_are_declined_together_and_stay_ticked_while_the_lis
     await page.keyboard.type("stolen card")
     await press("Enter")
     await page.locator(".results").wait_for()
-    declined = [decode_fact(value) for _, _, value in site.log.records]
+    declined = [decode_fact(value) for _, _, value in site.log.told]
     assert [(fact.order, fact.approve) for fact in declined] == [("lumi:1000", False), ("lumi:1002", False)]  # type: ignore[union-attr]
     assert "kim has this order" in await page.inner_text(".results")
 
@@ -177,3 +187,43 @@ async def test_the_clock_of_a_review_runs_on_the_servers_time(site: Site, browse
     await page.clock.run_for(52 * 60_000)
     assert (await page.locator("#queue .sla").all_inner_texts())[2:] == ["0 min late", "49 min left"]
     assert await page.locator("#queue .sla.late").count() == 3
+
+
+class TestWherePeopleSignIn:
+    """The orders are what the log says of them."""
+
+    @pytest.fixture
+    def people(self) -> People:
+        return everybody()
+
+    async def test_an_operator_cancels_an_order_and_finds_it_in_timeline_and_audit(self, site: Site, browser: Any) -> None:
+        async def order(order_id: str) -> OrderDetail:
+            merged = Order(order_id)
+            for value in (body(placed()), *(value for topic, _, value in site.log.told if topic == "facts")):
+                absorb(merged, decode_fact(value))
+            return detail(merged)
+
+        site.reader.order = order  # type: ignore[method-assign, assignment]
+        context = await browser.new_context(base_url=f"http://127.0.0.1:{site.port}", bypass_csp=True)
+        page = await context.new_page()
+        await page.goto("/orders/lumi:1001")
+        await page.get_by_label("Name").fill("operator")
+        await page.get_by_label("Password").fill(PASSWORD)
+        assert (await axe.Axe().run(page)).response["violations"] == []
+        await page.get_by_role("button", name="Sign in").click()
+        await page.get_by_text("Cancel", exact=True).click()
+        await page.locator("#cancel").get_by_label("Reason").fill("she ordered twice")
+        assert (await axe.Axe().run(page)).response["violations"] == []
+        await page.set_viewport_size({"width": 360, "height": 740})
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await page.get_by_role("button", name="Cancel the order").click()
+        await page.get_by_role("status").filter(has_text="The cancellation is on its way").wait_for()
+        told = page.locator(".line li", has_text="Cancellation asked for")
+        await told.filter(has_text="she ordered twice").filter(has_text="by operator").first.wait_for()
+        await page.get_by_role("link", name="Audit").click()
+        line = await page.locator("tr", has_text="order.cancel").inner_text()
+        assert all(word in line for word in ("operator", "lumi:1001", "she ordered twice", "cancellation asked for"))
+        await page.get_by_role("button", name="Sign out").click()
+        await page.get_by_label("Password").wait_for()
+        await page.goto("/audit")
+        assert page.url.endswith("/sign-in?next=%2Faudit")

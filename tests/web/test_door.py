@@ -16,6 +16,7 @@ from tests.web.facts import body, captured
 from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.health import Health
+from web.identity import only
 
 TOKEN = "correct horse"
 
@@ -25,8 +26,8 @@ async def guarded() -> AsyncIterator[httpx.AsyncClient]:
     metrics = Metrics()
     health = Health(metrics)
     health.start()
-    app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=metrics, health=health, token=TOKEN)  # type: ignore[arg-type]
-    server = WebServer(app, "127.0.0.1", 0, token=TOKEN)
+    app = make_app(sink=ListLog(), reader=FakeReader(), clock=VirtualClock(NOW), metrics=metrics, health=health, people=only(TOKEN))  # type: ignore[arg-type]
+    server = WebServer(app, "127.0.0.1", 0, guarded=True)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield client
@@ -67,7 +68,7 @@ async def test_the_token_comes_as_bearer_or_as_a_browsers_password(guarded: http
 def test_an_address_that_others_can_reach_needs_a_token() -> None:
     with pytest.raises(ValueError, match="token"):
         WebServer(None, "0.0.0.0", 0)  # type: ignore[arg-type]
-    WebServer(None, "0.0.0.0", 0, token=TOKEN)  # type: ignore[arg-type]
+    WebServer(None, "0.0.0.0", 0, guarded=True)  # type: ignore[arg-type]
     WebServer(None, "::1", 0)  # type: ignore[arg-type]
 
 

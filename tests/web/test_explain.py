@@ -112,6 +112,26 @@ def test_a_message_shows_what_became_of_it(outcome: str) -> None:
     assert (message.template, message.channel, message.outcome) == ("shipped", "sms", outcome)
 
 
+def test_what_a_person_can_do_something_about_has_a_name() -> None:
+    hold = facts.HoldPlaced(**{**BASE, "object": "h1", "system": "staff"}, reason="call_back", by="sam")
+    id = effect_id("lumi:7", "order_placed", "", "notify.email")
+    report = facts.MessageReported(**{**BASE, "object": f"{id}:sent", "system": "customers"}, effect=id, channel="email", outcome="sent")
+    again = facts.ResendRequested(**{**BASE, "object": "again", "system": "staff", "at": T + 9}, effect=id, by="sam", reason="lost")
+    order = order_of(placed(), hold, report, again)
+    refund = effect_id("lumi:7", "cancelled", "pi", "payment.refund")
+    take_in(order, Offered(at=T + 1, id=id, action="notify.email", milestone="order_placed", instance=""))
+    take_in(order, Offered(at=T + 2, id="second", action="notify.email", milestone="order_placed", instance="~again"))
+    take_in(order, Offered(at=T + 3, id=refund, action="payment.refund", milestone="cancelled", instance="pi"))
+    name = "payment.refund cancelled pi"
+    take_in(order, Claimed(at=T + 4, id=refund, effect=name, attempt=1, deadline=T + 9, body_hash="h", mode="live"))
+    assert detail(order).doubts == ()
+    take_in(order, Ended(at=T + 5, id=refund, effect=name, attempt=1, kind="unknown"))
+    told = detail(order)
+    assert told.hold_ids == ("h1", "address_incomplete") and len(told.holds) == 2
+    assert [(m.effect, m.about, m.repeatable) for m in told.messages] == [(id, "", True), ("second", "", False)]
+    assert [(d.effect, d.title) for d in told.doubts] == [(refund, "Payment refund pi")]
+
+
 def test_what_was_only_observed_or_withdrawn_says_so() -> None:
     order = order_of(placed())
     take_in(order, Closed(at=T + 1, effects=("notify.email order_placed", "reference.link payment pi")))

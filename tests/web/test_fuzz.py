@@ -49,7 +49,21 @@ raw_bodies = (
     | st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(lambda cut: body(placed())[: cut[0]] + cut[1] + body(placed())[cut[0] :])
 )
 DESCRIBED = [(method, path) for path, known in document("0")["paths"].items() for method in known]
-PAGES = ["/", "/orders", "/parked", "/parked/{}", "/sending", "/sending/{}", "/runbooks/{}"]
+PAGES = [
+    "/",
+    "/orders",
+    "/audit",
+    "/sign-in",
+    "/reviews",
+    "/finance",
+    "/warehouse",
+    "/stock",
+    "/parked",
+    "/parked/{}",
+    "/sending",
+    "/sending/{}",
+    "/runbooks/{}",
+]
 PLACE = re.compile(r"\{[a-z_]*\}")
 names = (
     st.text(min_size=1, max_size=30) | st.sampled_from(["schema~facts~3~1207", "malformed~facts~1~12", "email", "stock", "lumi:1004"])
@@ -60,6 +74,7 @@ known_bodies = st.fixed_dictionaries(
         name: json_values | st.sampled_from(["live", "wrong prices", "{}", 0]) for name in ("body", "reason", "by", "mode", "version")
     },
 ).map(lambda value: json.dumps(value).encode())
+
 header_text = st.text(st.characters(min_codepoint=1, max_codepoint=255, blacklist_characters="\r\n\0"), max_size=30)
 
 
@@ -132,7 +147,7 @@ def test_any_header_is_understood_or_refused(bench: Bench, headers: dict[str, st
 @given(
     path=st.sampled_from([path for method, path in DESCRIBED if method == "get"] + PAGES),
     name=names,
-    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "id", "done"]), st.text(max_size=8)),
+    query=st.dictionaries(st.sampled_from(["tag", "limit", "reason", "status", "q", "before", "who", "done", "next"]), st.text(max_size=8)),
 )
 def test_any_path_and_query_is_answered(bench: Bench, path: str, name: str, query: dict[str, str]) -> None:
     fine(bench.ask("GET", PLACE.sub(name, path), params=query))

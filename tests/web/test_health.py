@@ -11,6 +11,7 @@ import pytest
 
 from metrics import Metrics
 from web.health import Health, HealthServer
+from web.identity import only
 
 
 class Process:
@@ -120,7 +121,7 @@ async def test_it_listens_on_loopback_and_a_taken_port_is_an_error(process: Proc
 async def test_with_a_token_metrics_ask_for_it_and_probes_do_not(process: Process) -> None:
     with pytest.raises(ValueError, match="token"):
         HealthServer(process.health, 0, "0.0.0.0")
-    server = HealthServer(process.health, 0, token="s3cret")
+    server = HealthServer(process.health, 0, people=only("s3cret"))
     server.start()
     url = f"http://127.0.0.1:{server.port}"
     assert (await asyncio.to_thread(httpx.get, f"{url}/healthz")).status_code == 200

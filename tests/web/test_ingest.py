@@ -30,6 +30,7 @@ from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
 from web.health import Health
+from web.identity import only
 from web.ingest import Ingest, Inlet
 
 OLD, NEW = "the-old-secret", "the-new-secret"
@@ -111,12 +112,12 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         clock=clock,
         metrics=metrics,
         health=health,
-        token="machines-only",
+        people=only("machines-only"),
         inlets=INLETS,
         bodies=tmp_path,
         limits=limits,
     )
-    server = WebServer(app, "127.0.0.1", 0, token="machines-only")
+    server = WebServer(app, "127.0.0.1", 0, guarded=True)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
         yield Site(client, log, metrics, clock)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 
 from connectors.store import StoreDown
 from tests.web.conftest import Site
+from tests.web.fake_reader import row
 from web.pages import HERE
 
 
@@ -46,21 +49,21 @@ async def test_counters_and_orders_move_by_themselves(site: Site) -> None:
     assert set(first) == {"numbers", "orders"}
     site.reader.totals = msgspec.structs.replace(site.reader.totals, accepted=99_999)
     async with asyncio.timeout(10):
-        async for name, html in stream:
-            if name == "numbers" and "99\u202f999" in html:
+        async for name, body in stream:
+            if name == "numbers" and "99\u202f999" in body:
                 break
     await stream.aclose()
 
 
 async def test_an_order_page_follows_its_order(site: Site) -> None:
     stream = events(site, "/orders/lumi:1004/live")
-    name, html = await anext(stream)
-    assert name == "order" and "Parcel scanned: out for delivery" in html
+    name, body = await anext(stream)
+    assert name == "order" and "Parcel scanned: out for delivery" in body
     old = site.reader.details["lumi:1004"]
     site.reader.details["lumi:1004"] = msgspec.structs.replace(old, status="delivered", status_text="Delivered")
     async with asyncio.timeout(10):
-        name, html = await anext(stream)
-    assert "s-delivered" in html
+        name, body = await anext(stream)
+    assert "s-delivered" in body
     await stream.aclose()
 
 
@@ -86,9 +89,29 @@ async def test_the_messages_of_the_demo_can_be_read(site: Site) -> None:
     assert "Your Lumi Zone order #1004 has shipped!" in text
 
 
-async def test_find_goes_to_the_order(site: Site) -> None:
-    answer = await site.client.get("/orders", params={"id": " lumi:1004 "})
-    assert (answer.status_code, answer.headers["location"]) == (302, "/orders/lumi%3A1004")
+async def test_find_goes_to_the_order_that_fits_and_lists_them_when_several_do(site: Site) -> None:
+    for text in (" lumi:1004 ", "1Z999AA10123456784"):
+        answer = await site.client.get("/orders", params={"q": text})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/orders/lumi%3A1004")
+    several = (await site.client.get("/orders", params={"q": "pi_shared"})).text
+    assert "#1005" in several and "#1006" in several and "#1004" not in several
+    nothing = (await site.client.get("/orders", params={"q": "ana.lima@example.invalid"})).text
+    assert "No order is known by this" in nothing and "e-mail addresses are not indexed" in nothing
+
+
+async def test_all_orders_are_listed_page_by_page(site: Site) -> None:
+    site.reader.rows = [row(n) for n in range(120)]
+    seen: list[str] = []
+    url = "/orders"
+    while url:
+        text = (await site.client.get(url)).text
+        seen += re.findall(r'data-id="([^"]*)"', text)
+        more = re.search(r'href="(/orders\?[^"]*before[^"]*)"', text)
+        url = html.unescape(more.group(1)) if more else ""
+    assert seen == [r.id for r in site.reader.rows]
+    held = (await site.client.get("/orders?tag=held")).text
+    assert set(re.findall(r'data-id="([^"]*)"', held)) <= {r.id for r in site.reader.rows if "held" in r.flags}
+    assert (await site.client.get("/orders?before=nonsense")).status_code == 422
 
 
 async def test_what_is_not_there_is_a_page_for_people(site: Site) -> None:
@@ -102,9 +125,9 @@ async def test_a_store_that_is_away_is_said_on_the_page_and_the_last_numbers_sta
     await anext(stream)
     site.reader.fail = StoreDown("gone")
     async with asyncio.timeout(10):
-        async for name, html in stream:
-            if name == "numbers" and "does not answer" in html:
-                assert "48\u202f211" in html
+        async for name, body in stream:
+            if name == "numbers" and "does not answer" in body:
+                assert "48\u202f211" in body
                 break
     await stream.aclose()
 

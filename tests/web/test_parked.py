@@ -43,10 +43,10 @@ async def test_the_list_says_what_is_wrong_and_what_to_do_and_shows_no_content(s
 async def test_the_content_is_shown_when_asked_for_and_that_is_noted_with_the_order(site: Site) -> None:
     first = await site.client.get(PAGE)
     assert first.status_code == 200 and "129,90" not in first.text and first.headers["cache-control"] == "no-store"
-    assert not site.log.records
+    assert not site.log.told
     shown = await site.client.post(PAGE, data={"do": "show"})
     assert "&#34;129,90&#34;" in shown.text and shown.headers["cache-control"] == "no-store"
-    ((topic, key, value),) = site.log.records
+    ((topic, key, value),) = site.log.told
     note = decode_fact(value)
     assert (topic, key) == ("facts", ORDER.encode()) and isinstance(note, NoteAdded)
     assert (note.by, note.system) == ("local", "staff") and parked_id(REPAIRABLE) in note.text
@@ -64,7 +64,7 @@ async def test_a_viewer_sees_neither_bytes_nor_buttons(site: Site, as_viewer: No
     for path in (PAGE, f"{API}:show", f"{API}:replay", f"{API}:discard", f"{API}:check"):
         answer = await site.client.post(path, json={"reason": "because"})
         assert answer.status_code == 403, path
-    assert not site.log.records and len(site.store.rows) == len(PARKED)
+    assert not site.log.told and len(site.store.rows) == len(PARKED)
 
 
 async def test_an_operator_repairs_checks_and_replays_by_page(site: Site) -> None:
@@ -72,16 +72,16 @@ async def test_an_operator_repairs_checks_and_replays_by_page(site: Site) -> Non
     assert refused.status_code == 422 and "would be parked again" in refused.text and "<code>$.amount</code>" in refused.text
     assert "a comma" in refused.text, "nothing that was typed is lost"
     still = await site.client.post(PAGE, data={"do": "replay", "body": GOOD.replace("12990", '"x"')})
-    assert still.status_code == 422 and "&#34;x&#34;" in still.text and not site.log.records
+    assert still.status_code == 422 and "&#34;x&#34;" in still.text and not site.log.told
     checked = await site.client.post(PAGE, data={"do": "check", "body": GOOD})
-    assert "It can be read now" in checked.text and not site.log.records
+    assert "It can be read now" in checked.text and not site.log.told
     done = await site.client.post(PAGE, data={"do": "replay", "body": GOOD, "reason": "a comma"})
     assert (done.status_code, done.headers["location"]) == (303, "/parked?done=replayed")
-    assert decode_fact(site.log.records[0][2]) == PAYMENT
-    told = decode_fact(site.log.records[1][2])
+    assert decode_fact(site.log.told[0][2]) == PAYMENT
+    told = decode_fact(site.log.told[1][2])
     assert isinstance(told, FactUnparked) and told.by == "local: a comma"
     again = await site.client.post(PAGE, data={"do": "replay", "body": GOOD})
-    assert again.headers["location"] == "/parked?done=already" and len(site.log.records) == 2
+    assert again.headers["location"] == "/parked?done=already" and len(site.log.told) == 2
     assert "dealt with this record already" in (await site.client.get(again.headers["location"])).text
     assert (await site.client.get(PAGE)).status_code == 404
 
@@ -102,11 +102,11 @@ async def test_the_api_replays_once_and_says_already_from_then_on(site: Site) ->
     assert (await site.client.post(f"{API}:check", json={"body": GOOD})).json()["outcome"] == "readable"
     first = await site.client.post(f"{API}:replay", json={"body": GOOD, "by": "anna", "reason": "a comma"})
     assert first.json() == {"id": parked_id(REPAIRABLE), "outcome": "replayed"}
-    before = list(site.log.records)
+    before = list(site.log.told)
     for verb, body in (("replay", {"body": GOOD}), ("discard", {"reason": "rubbish"})):
         again = await site.client.post(f"{API}:{verb}", json=body)
         assert (again.status_code, again.json()["outcome"]) == (200, "already")
-    assert site.log.records == before
+    assert site.log.told == before
     told = decode_fact(before[-1][2])
     assert isinstance(told, FactUnparked) and told.by == "anna: a comma"
 
@@ -115,9 +115,7 @@ async def test_replays_side_by_side_are_one_fact(site: Site) -> None:
     answers = await asyncio.gather(*(site.client.post(f"{API}:replay", json={"body": GOOD}) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     said = {
-        (fact.order, fact.system, fact.object)
-        for _, _, value in site.log.records
-        if not isinstance(fact := decode_fact(value), FactUnparked)
+        (fact.order, fact.system, fact.object) for _, _, value in site.log.told if not isinstance(fact := decode_fact(value), FactUnparked)
     }
     assert said == {(PAYMENT.order, PAYMENT.system, PAYMENT.object)}, "duplicates are one by their natural key"
 
@@ -174,7 +172,7 @@ async def test_no_log_line_and_no_address_holds_what_is_in_a_record(site: Site, 
     await site.client.post(PAGE, data={"do": "replay", "body": GOOD.replace("12990", '"ana@example.invalid"')})
     await site.client.post(PAGE, data={"do": "replay", "body": GOOD})
     said = capfd.readouterr()
-    assert "parked record settled" in said.out + said.err
+    assert [action for _, action, _ in site.log.audited] == ["parked.open", "parked.replay"]
     for planted in ("129,90", "ana@example.invalid", "pi_7", "12990"):
         assert planted not in said.out + said.err
 

@@ -62,7 +62,7 @@ async def test_no_path_of_the_pages_writes_personal_data_down(
         f"/v1/orders/lumi:{E_MAIL}",
         f"/orders/{PHONE}",
         f"/?status={E_MAIL}",
-        f"/orders?id={E_MAIL}",
+        f"/orders?q={E_MAIL}",
         f"/reviews?at={E_MAIL}",
     ):
         answer = await site.client.get(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,17 +13,22 @@ from numpy.typing import NDArray
 from connectors.fake_shop import FakeShop
 from connectors.store import LaneId, Store
 from connectors.valkey import EmbeddedValkey
+from messages.render import Brand, Renderer
+from messages.way_back import WayBack
 from metrics import Metrics
 from model import rules, score
 from model.features import features
-from orders.fact import Fact, ReviewDecided, decode_fact, encode_fact
+from orders.fact import Fact, Person, ReviewDecided, decode_fact, encode_fact
 from orders.policy import Policy
+from orders.request import MessageRequested, ReferenceLinked
 from streams.clock import VirtualClock
+from streams.customers import CustomersProcessor
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import Lane
 from streams.orders import OrdersProcessor
 from streams.partition import partition_of
-from streams.processor import Chunk, Record, Scores
+from streams.processor import Chunk, Processor, Record, Scores
+from streams.references import ReferencesProcessor
 from tests.orders.lives import placed
 from tests.web.fake_reader import ListLog
 from web.acts import Acts
@@ -68,32 +74,41 @@ class World:
 
     async def run(self) -> None:
         """All facts, and one record per partition that nobody can read."""
-        dispatcher = Dispatcher({}, self.clock, Modes())
         for p in range(PARTITIONS):
-            lane_id = LaneId("orders", 0, p)
-            await self.store.place(lane_id, 0, "log", sends=True)
-            lane = Lane(
-                lane_id,
-                OrdersProcessor(features),
-                store=self.store,
-                publisher=self.log,
-                clock=self.clock,
-                channels=dispatcher,
-                dispatch=dispatcher,
-                scorer=Rules(),
-            )
-            await lane.acquire()
-            lane.start(lambda its, error: None)
             rows: list[tuple[bytes, bytes]] = [(f.order.encode(), encode_fact(f)) for f in self._of(p)] + [(b"lumi:1", b"{")]
-            for first in range(0, len(rows), 100):
-                some = rows[first : first + 100]
-                records = [Record(first + i, key, value, self.clock.now()) for i, (key, value) in enumerate(some)]
-                lane.offer(Chunk("facts", p, first, first + len(some), records))
-            async with asyncio.timeout(20):
-                while lane.position != len(rows):
-                    await asyncio.sleep(0.01)
-            await lane.quiesce(5)
+            await self.lane(OrdersProcessor(features), p, rows)
             self.log.ends[p] = len(rows) + 3
+
+    async def tell(self, processor: Processor, *requests: tuple[str, msgspec.Struct]) -> None:
+        """Requests with their keys, each to the lane of its partition."""
+        rows = [(key.encode(), msgspec.json.encode(request)) for key, request in requests]
+        for p in range(PARTITIONS):
+            await self.lane(processor, p, [row for row in rows if partition_of(row[0], PARTITIONS) == p])
+
+    async def lane(self, processor: Processor, p: int, rows: list[tuple[bytes, bytes]]) -> None:
+        dispatcher = Dispatcher({}, self.clock, Modes())
+        lane_id = LaneId(processor.name, 0, p)
+        await self.store.place(lane_id, 0, "log", sends=True)
+        lane = Lane(
+            lane_id,
+            processor,
+            store=self.store,
+            publisher=self.log,
+            clock=self.clock,
+            channels=dispatcher,
+            dispatch=dispatcher,
+            scorer=Rules(),
+        )
+        await lane.acquire()
+        lane.start(lambda its, error: None)
+        for first in range(0, len(rows), 100):
+            some = rows[first : first + 100]
+            records = [Record(first + i, key, value, self.clock.now()) for i, (key, value) in enumerate(some)]
+            lane.offer(Chunk(processor.topic, p, first, first + len(some), records))
+        async with asyncio.timeout(20):
+            while lane.position != len(rows):
+                await asyncio.sleep(0.01)
+        await lane.quiesce(5)
 
     def _of(self, p: int) -> Sequence[Fact]:
         return [fact for fact in self.facts if partition_of(fact.order.encode(), PARTITIONS) == p]
@@ -144,6 +159,17 @@ async def test_lists_by_status_agree_with_the_orders_in_them(world: World) -> No
     assert len(every) == sum(counters.orders.values()) >= ORDERS
     assert [row.moved_at for row in every] == sorted((row.moved_at for row in every), reverse=True)
     assert [row.id for row in await world.reader.orders("", 5)] == [row.id for row in every[:5]]
+
+
+async def test_lists_go_on_where_a_page_ended(world: World) -> None:
+    for tag in ("", "delivered"):
+        every = [row.id for row in await world.reader.orders(tag, 500)]
+        seen: list[str] = []
+        before = None
+        while page := await world.reader.orders(tag, 7, before):
+            seen += [row.id for row in page]
+            before = page[-1].moved_at, page[-1].id
+        assert seen == every
 
 
 async def test_a_row_says_the_same_as_its_order(world: World) -> None:
@@ -208,3 +234,20 @@ async def test_parked_records_say_where_they_came_from_and_not_what_is_in_them(w
     assert await world.reader.parked("schema", 10) == []
     marked = await world.reader.order("lumi:1")
     assert marked is not None and "incomplete" in marked.flags
+
+
+async def test_an_order_is_found_by_its_id_its_parcels_its_payments_and_its_customer(world: World) -> None:
+    one, other = sorted({fact.order for fact in world.facts})[:2]
+    at = world.clock.now()
+    linked = [("tracking", "1Z9", one), ("payment", "pi_1", one), ("payment", "pi_2", one), ("payment", "pi_2", other)]
+    asked = MessageRequested(
+        at=at, effect="e", order=other, customer="lumi:c9", template="order_placed", channel="email", kind="transactional", fields={},
+        person=Person(), milestone_at=at, expires=at + 1,
+    )  # fmt: skip
+    links = [(f"{kind}:{v}", ReferenceLinked(at=at, kind=kind, value=v, order=order, since=at)) for kind, v, order in linked]
+    await world.tell(ReferencesProcessor(), *links)
+    await world.tell(CustomersProcessor(Renderer(Brand(), WayBack([b"0123456789abcdef"]))), ("lumi:c9", asked))
+    for text, orders in ((one, {one}), ("1Z9", {one}), ("1z 9", {one}), ("pi_1", {one}), ("pi_2", {one, other}), ("lumi:c9", {other})):
+        assert {row.id for row in await world.reader.find(text)} == orders, text
+    for text in ("", "pi_", "ana@example.invalid", "payment:pi_1", "\ud800"):
+        assert await world.reader.find(text) == []

@@ -342,7 +342,8 @@ async def test_stock_is_listed_the_emptiest_first_found_and_counted(site: Site) 
     assert re.findall(r'scope="row">([A-Z0-9-]+)', (await site.client.get("/stock", params={"q": "lamp"})).text) == ["LAMP-1"]
     answer = await site.client.post("/stock/count", data={"sku": "LAMP-1", "location": "main", "on_hand": "3", "reason": "recount"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/stock?q=LAMP-1")
-    ((topic, key, value),) = site.log.records
+    ((topic, key, value),) = site.log.told
+    assert site.log.audited == [("local", "stock.count", "LAMP-1@main")]
     told = msgspec.json.decode(value)
     assert (topic, key) == ("stock", b"LAMP-1@main")
     assert (told["on_hand"], told["by"], told["reason"], told["system"], told["version"]) == (3, "local", "recount", "staff", 7)
@@ -378,7 +379,7 @@ async def test_stock_has_pages(site: Site) -> None:
 # --- roles
 @pytest.mark.parametrize("role", ["viewer", "warehouse"])
 async def test_the_warehouse_needs_its_role_and_stock_is_for_every_eye(clerk: Site, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "LOCAL", identity.Actor("x", frozenset({role})))
+    monkeypatch.setattr("web.door.LOCAL", identity.Actor("x", frozenset({role})))
     clerk.floor.level("LAMP-1", 5)
     may = role == "warehouse"
     for path in ("/warehouse", "/warehouse/pick-list", f"/warehouse/orders/{ORDER}", "/v1/warehouse"):

@@ -17,6 +17,7 @@ from tests.web.conftest import POLICY
 from tests.web.fake_reader import NOW, FakeReader, ListLog, detail
 from web.app import WebServer, make_app
 from web.health import Health
+from web.identity import only
 from web.pay import Till
 from web.problem import Refusal
 from web.reader import OrderDetail
@@ -78,8 +79,8 @@ async def open_shop() -> AsyncIterator[Shop]:
         life_ms=POLICY.pay_link_ms,
         checkout=lambda order_id: cashier if shop.has_checkout else None,
     )
-    app = make_app(sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, front=front, till=till, token="staff only")
-    server = WebServer(app, "127.0.0.1", 0, token="staff only")
+    app = make_app(sink=sink, reader=reader, clock=clock, metrics=metrics, health=health, front=front, till=till, people=only("staff only"))
+    server = WebServer(app, "127.0.0.1", 0, guarded=True)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
         shop = Shop(client, reader, clock, cashier, log, server.port)
