@@ -617,7 +617,7 @@ def tags(v: View, order: Order) -> tuple[str, ...]:
         unknown = any(e.open and not answered(e, v) and e.attempts[-1] in doubtful(e, v) for e in order.ledger.values() if e.attempts)
         if unknown or "unknown" in v.messages.values():
             found.append("unknown")
-    if v.reserved or v.parcels:
+    if v.reserved or v.parcels or v.picked:
         found += [f"{stage}:{location}" for stage, location in stages(v)]
     return tuple(found)
 

@@ -336,7 +336,7 @@ def test_a_review_that_nobody_makes_is_escalated_and_told_of_once_and_stays_held
     assert lane.tags[ORDER] - {"unknown"} == {"on_hold", "held", "review", "escalated"}  # nobody answers the notices
     assert lane.claimed("warehouse.pick") == []
     lane.turn(review(True, at=lane.now))
-    assert lane.tags[ORDER] - {"unknown"} == {"in_progress"}
+    assert lane.tags[ORDER] - {"unknown"} == {"in_progress", "to_pick:main"}
     assert len(lane.claimed("warehouse.pick")) == 1
 
 
