@@ -42,7 +42,7 @@ ORDER = (
 NAV = (  # page, address, label, and which count of `badges` it wears
     ("overview", "/", "Overview", ""),
     ("orders", "/orders", "Orders", ""),
-    ("reviews", "/reviews", "Reviews", "held"),
+    ("review", "/reviews", "Reviews", "review"),
     ("finance", "/finance", "Finance", "finance"),
     ("warehouse", "/warehouse", "Warehouse", ""),
     ("stock", "/stock", "Stock", ""),

@@ -21,11 +21,14 @@ from connectors.stand_in_vendors import accounts
 from connectors.stand_ins import StandIns
 from connectors.vendor import Account, Ask, understood
 from connectors.wms import STAGES, VENDOR, Stage
-from orders.fact import Fact, decode_fact
+from orders.fact import Fact, ReviewDecided, decode_fact
 from orders.merge import merge
+from orders.plan import plan
+from orders.policy import Policy
 from orders.state import Order
 from orders.view import view
 from tests.connectors.published import published
+from tests.orders.lives import placed
 
 ACCOUNT = Account(source="wms-lumi", shop="lumi")
 AT = 1_795_464_000_000
@@ -154,13 +157,25 @@ def test_packing_is_when_it_was_packed_where_both_name_the_tracking_number() -> 
     for fact in (*facts(sample("order.packed.labelled")), *facts(sample("order.shipped")), *facts(sample("order.packed"))):
         state = merge(state, fact)
     (parcel,) = view(state).parcels.values()
-    (packed,) = facts(sample("order.packed.labelled"))
-    assert parcel.packed_at == packed.at
+    packed, label = facts(sample("order.packed.labelled"))
+    assert parcel.packed_at == packed.at == label.at
+
+
+def test_a_parcel_that_has_its_label_wants_none() -> None:
+    def wanted(name: str) -> list[str]:
+        state = Order("lumi:5001")
+        for fact in (placed(order="lumi:5001", prepaid=True), *facts(sample(name))):
+            state = merge(state, fact)
+        approved = ReviewDecided(order="lumi:5001", system="staff", object="r", at=1_795_427_000_000, approve=True, by="kim", reason="fine")
+        return [effect for effect in plan(view(merge(state, approved)), state, Policy()).effects if effect.startswith("carrier.label")]
+
+    assert wanted("order.packed") == ["carrier.label packed P-1"]
+    assert wanted("order.packed.labelled") == []
 
 
 def test_one_parcel_packed_and_shipped_has_one_natural_key() -> None:
     keys = {fact.object for name in ("order.packed", "order.packed.labelled", "order.shipped") for fact in facts(sample(name))}
-    assert keys == {"P-1", "P-1:shipped"}
+    assert keys == {"P-1", "P-1:label", "P-1:shipped"}
 
 
 @pytest.mark.parametrize(("text", "is_"), [("1z 999 aa1", "1Z999AA1"), (" ", ""), (None, "")])
