@@ -182,6 +182,7 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
             "sms": {**pace, **sms},
             "push": {**pace, "url": hook, "project": PROJECT, "token": token},
             "webhook": {**pace, "url": f"{hook}/hooks/events", "secret": signing, "private": True},
+            "stock": {"mode": "live"},
         },
     }
     path = folder / "orderflow.yaml"
