@@ -23,7 +23,7 @@ from tests.e2e_input.conftest import Installation
 from wire import BODIES
 
 SHOPIFY, STRIPE = "shopify-lumi", "stripe-lumi"
-LARGE_EVERY = 100  # of a connection's deliveries one is too large for the log, and lies beside it
+LARGE_EVERY = 20  # of a connection's orders one is too large for the log, and lies beside it
 LARGE = 1024 * 1024
 AGAIN_S = 0.02
 ACCEPTED_WITHIN_S = 60.0
@@ -155,7 +155,7 @@ class Feed:
         order = self._first + connection * 10**9 + number // 2
         if number % 2:
             return Sending(STRIPE, f"evt_{order}", captured(order, str(order), 2495))
-        large = number % LARGE_EVERY == 0
+        large = (number // 2 + connection) % LARGE_EVERY == 0
         self.large += large
         return Sending(SHOPIFY, f"w-{order}", placed(order, "x" * LARGE if large else ""))
 
