@@ -35,7 +35,7 @@ from connectors.store import LaneId, Standing, Store, StoreDown, StoreRefused
 from connectors.valkey import EmbeddedValkey, FolderInUse, ServerFailed, url
 from connectors.vendor import Account, Ask, Origin, Vendor, reader
 from messages.render import Brand, Renderer
-from messages.way_back import WayBack
+from messages.way_back import LEAST_KEY, WayBack
 from meter import Meter, Repairs, own_stats, write_stats
 from metrics import Metrics
 from orders.effect import effect_id
@@ -448,9 +448,12 @@ def served(settings: Settings) -> dict[str, Literal["keyed", "lookup", "neither"
 
 
 def signing_key(settings: Settings, environment: Mapping[str, str]) -> str:
-    """Signs links and what messages carry back. Without a configured key one is made and kept in the data folder."""
+    """Signs links and what messages carry back. Without a configured key one is made and kept in the data folder. Raises SettingsError."""
     if settings.signing is not None:
-        return resolve(settings.signing, environment, "signing")
+        key = resolve(settings.signing, environment, "signing")
+        if len(key.encode()) < LEAST_KEY:
+            raise SettingsError(f"signing: a key has at least {LEAST_KEY} bytes; `openssl rand -hex 32` makes one")
+        return key
     path = data_folder(settings) / "signing.key"
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

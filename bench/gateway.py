@@ -5,6 +5,9 @@ log, with a worker beside it that reads them, decides and commits (effects in ob
 route on the same server that reads the body and answers: what is left of the difference is ours. The 99th percentile is wrk's own,
 of whole requests on kept connections.
 
+Afterwards, at a rate that holds, orders are placed among the webhooks and looked for until `/v1/orders/{id}` and the customer's
+`/track/{token}` both show them. They are looked for every 20 ms, so a time is up to that much too long, never too short.
+
     python bench/gateway.py
     python bench/gateway.py --rates 500,1000,2000 --seconds 10 --json
 """
@@ -40,20 +43,22 @@ import wire
 from bench.installation import _free_port
 from bench.machine import machine, versions
 from demo import look
+from meter import Latencies
+from orders.plan import signed
 from settings import load
 
-SHOPIFY, STRIPE = "bench-of-shopify", "bench-of-stripe"
+SHOPIFY, STRIPE, SIGNING = "bench-of-shopify", "bench-of-stripe", "bench-of-links-that-are-signed"
 CONNECTIONS, THREADS = 64, 2
 ALLOWED_MS = 50.0
 READY_S = 60.0
+PLACED_EVERY_S, LOOKED_EVERY_S, SEEN_WITHIN_S = 0.1, 0.02, 60.0
 LUA = """
-local lines, at, number = {}, 0, 0
-local threads = {}
-function setup(thread) thread:set("number", number); number = number + 1 end
+local lines, at, threads = {}, 0, 0
+function setup(thread) thread:set("part", threads); threads = threads + 1 end -- a global of the thread's own state
 function init(args)
   local n = 0
   for line in io.lines(args[1]) do
-    if n % THREADS == number then lines[#lines + 1] = line end
+    if math.floor(n / 2) % THREADS == part then lines[#lines + 1] = line end -- an order and its payment
     n = n + 1
   end
 end
@@ -62,7 +67,7 @@ function request()
   at = at % #lines + 1
   local path, headers, body = lines[at]:match("^(.-)\\t(.-)\\t(.*)$")
   local set = {["content-type"] = "application/json"}
-  for name, value in headers:gmatch("([^|]+)=([^|]*)|") do set[name] = value end
+  for name, value in headers:gmatch("([^|=]+)=([^|]*)|") do set[name] = value end
   return wrk.format("POST", path, set, body)
 end
 function done(summary, latency, requests)
@@ -86,6 +91,18 @@ class Row(msgspec.Struct):
     @property
     def ours_ms(self) -> float:
         return round(self.p99_ms - self.noop_p99_ms, 2)
+
+
+class Visible(msgspec.Struct):
+    """From the first byte of an order's webhook until both pages show it."""
+
+    rate: int  # webhooks per second meanwhile
+    got: float
+    orders: int
+    p50_ms: float
+    p99_ms: float
+    worst_ms: float
+    missed: int  # not shown within `SEEN_WITHIN_S`
 
 
 def _order(number: int, now: int) -> bytes:
@@ -140,15 +157,20 @@ def _payment(number: int, now: int) -> bytes:
     ).encode()
 
 
+def _from_shop(number: int, body: bytes) -> dict[str, str]:
+    signature = b64encode(hmac.new(SHOPIFY.encode(), body, hashlib.sha256).digest()).decode()
+    return {"x-shopify-hmac-sha256": signature, "x-shopify-topic": "orders/create", "x-shopify-webhook-id": f"w-{number}"}
+
+
 def _lines(numbers: Iterator[int], count: int, noop: bool) -> Iterator[str]:
     """`path TAB header=value|header=value| TAB body`, an order and its payment in turn; signed now, as Stripe's signature has a time."""
     now = int(time.time())
     for number in itertools.islice(numbers, count // 2 + 1):
         order, payment = _order(number, now), _payment(number, now)
-        shop = b64encode(hmac.new(SHOPIFY.encode(), order, hashlib.sha256).digest()).decode()
+        shop = "|".join(f"{name}={value}" for name, value in _from_shop(number, order).items())
         paid = hmac.new(STRIPE.encode(), f"{now}.".encode() + payment, hashlib.sha256).hexdigest()
         path = "/noop" if noop else "/v1/ingest/shopify"
-        yield f"{path}\tx-shopify-hmac-sha256={shop}|x-shopify-topic=orders/create|x-shopify-webhook-id=w-{number}|\t{order.decode()}"
+        yield f"{path}\t{shop}|\t{order.decode()}"
         path = "/noop" if noop else "/v1/ingest/stripe"
         yield f"{path}\tstripe-signature=t={now},v1={paid}|\t{payment.decode()}"
 
@@ -178,6 +200,7 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
     config = folder / "orderflow.yaml"
     tree = {
         "data": str(folder / "data"),
+        "signing": {"env": "BENCH_SIGNING"},
         "http": {"port": port, "worker_port": worker_port},
         "accounts": [
             {"name": "shopify", "vendor": "shopify", "secrets": [{"env": "BENCH_SHOPIFY"}], "rate": 1e6, "reports_payments": False},
@@ -185,7 +208,7 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
         ],
     }
     config.write_text(yaml.safe_dump(tree))
-    environment = {**os.environ, "BENCH_SHOPIFY": SHOPIFY, "BENCH_STRIPE": STRIPE}
+    environment = {**os.environ, "BENCH_SHOPIFY": SHOPIFY, "BENCH_STRIPE": STRIPE, "BENCH_SIGNING": SIGNING}
     roles = []
     with (folder / "roles.log").open("ab") as said:
         try:
@@ -196,9 +219,8 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
                 roles.append(await wire.role("gateway", config, environment, stderr=said))
                 noop = await asyncio.create_subprocess_exec(sys.executable, __file__, "--noop-port", str(noop_port), stderr=said)
                 roles.append(noop)
-                await _answering(
-                    [f"http://127.0.0.1:{p}{path}" for p, path in ((port, "/readyz"), (worker_port, "/readyz"), (noop_port, "/"))]
-                )
+                paths = ((port, "/readyz"), (worker_port, "/readyz"), (noop_port, "/"))
+                await _answering([f"http://127.0.0.1:{p}{path}" for p, path in paths], roles, folder / "roles.log")
                 yield config, port, noop_port
                 await wire.end_roles(roles)
         finally:
@@ -207,7 +229,8 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
                     process.kill()
 
 
-async def _answering(urls: list[str]) -> None:
+async def _answering(urls: list[str], roles: list[asyncio.subprocess.Process], said: Path) -> None:
+    """Raises wire.Failed with the last they said."""
     async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
         for _ in range(int(READY_S / 0.1)):
             ready = 0
@@ -216,12 +239,48 @@ async def _answering(urls: list[str]) -> None:
                     ready += (await client.get(url)).status_code in (200, 202)
             if ready == len(urls):
                 return
+            if any(role.returncode is not None for role in roles):
+                break
             await asyncio.sleep(0.1)
-    raise wire.Failed("gateway and worker did not become ready")
+    raise wire.Failed("gateway and worker did not become ready:\n" + "\n".join(said.read_text(errors="replace").splitlines()[-8:]))
 
 
-async def measure(rates: list[int], seconds: float, rounds: int) -> tuple[list[Row], int]:
-    """Rows, and how many deliveries that were answered 202 did not become facts. Raises wire.Failed."""
+async def _visible(folder: Path, config: Path, port: int, rate: int, seconds: float, numbers: Iterator[int]) -> tuple[Visible, int]:
+    """And how many deliveries were answered 202. Raises wire.Failed."""
+    settings = load(config)
+    policy = wire.order_policy(settings, {"BENCH_SIGNING": SIGNING})
+    seen, missed = Latencies(), 0
+    loop = asyncio.get_running_loop()
+
+    async def look_for(number: int) -> None:
+        nonlocal missed
+        body, order = _order(number, int(time.time())), f"{settings.shop}:{number}"
+        began = loop.time()
+        answer = await client.post("/v1/ingest/shopify", content=body, headers=_from_shop(number, body))
+        if answer.status_code != 202:
+            raise wire.Failed(f"an order was answered {answer.status_code}")
+        for path in (f"/v1/orders/{order}", f"/track/{signed(order, 'track', policy)}"):
+            while (await client.get(path)).status_code != 200:
+                if loop.time() - began > SEEN_WITHIN_S:
+                    missed += 1
+                    return
+                await asyncio.sleep(LOOKED_EVERY_S)
+        seen.add(loop.time() - began)
+
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=SEEN_WITHIN_S) as client:
+        load_ = asyncio.create_task(_wrk(folder, port, rate, seconds, numbers, noop=False))
+        looking = []
+        while not load_.done():
+            await asyncio.sleep(PLACED_EVERY_S)
+            looking.append(asyncio.create_task(look_for(next(numbers))))
+        requests, took_us, errors, *_ = await load_
+        await asyncio.gather(*looking)
+    p50, p99, worst = (round(seen.quantile(q) * 1000, 1) for q in (0.5, 0.99, 1.0))
+    return Visible(rate, round(requests / took_us * 1e6, 1), len(looking), p50, p99, worst, missed), int(requests - errors) + len(looking)
+
+
+async def measure(rates: list[int], seconds: float, rounds: int, visible_at: int) -> tuple[list[Row], Visible, int]:
+    """Rows, how soon orders are seen, and how many deliveries that were answered 202 are not in the log. Raises wire.Failed."""
     if shutil.which("wrk") is None:
         raise wire.Failed("wrk is not installed (Debian package wrk)")
     rows = []
@@ -229,7 +288,7 @@ async def measure(rates: list[int], seconds: float, rounds: int) -> tuple[list[R
         folder = Path(name)
         async with _running(folder) as (config, port, noop_port):
             numbers = itertools.count(random.randrange(10**9, 10**10) * 1000)
-            accepted = (await _wrk(folder, port, min(rates), 3, numbers, noop=False))[0]  # not counted: connections, caches
+            accepted = (await _wrk(folder, port, min(rates), min(3, seconds), numbers, noop=False))[0]  # not counted: connections, caches
             for rate in rates * rounds:
                 noop = await _wrk(folder, noop_port, rate, seconds, numbers, noop=True)
                 ours = await _wrk(folder, port, rate, seconds, numbers, noop=False)
@@ -237,8 +296,10 @@ async def measure(rates: list[int], seconds: float, rounds: int) -> tuple[list[R
                 requests, took_us, errors, *times = ours
                 p50, p99, worst = (us / 1000 for us in times)
                 rows.append(Row(rate, round(requests / took_us * 1e6, 1), p50, p99, worst, noop[4] / 1000, int(errors)))
-            lost = int(accepted) - await _deliveries(config)
-    return rows, max(0, lost)
+            await _deliveries(config)  # what is left of the highest rate is nothing that this one has to wait for
+            visible, more = await _visible(folder, config, port, visible_at, seconds * rounds, numbers)
+            lost = int(accepted) + more - await _deliveries(config)
+    return rows, visible, max(0, lost)
 
 
 async def _deliveries(config: Path) -> int:
@@ -254,7 +315,7 @@ async def _deliveries(config: Path) -> int:
     raise wire.Failed("the worker does not keep up")
 
 
-def report(rows: list[Row], lost: int, console: Console) -> None:
+def report(rows: list[Row], visible: Visible, lost: int, console: Console) -> None:
     say = console.print
     say(f"\n{machine()}\n{versions()}\n", highlight=False)
     say("| webhooks/s | got | p50, ms | p99, ms | worst, ms | no-op p99, ms | ours, ms | errors |\n|" + "---|" * 8, highlight=False)
@@ -262,6 +323,11 @@ def report(rows: list[Row], lost: int, console: Console) -> None:
         cells = (row.rate, row.got, row.p50_ms, row.p99_ms, row.worst_ms, row.noop_p99_ms, row.ours_ms, row.errors)
         say("| " + " | ".join(f"{cell:,}" for cell in cells) + " |", highlight=False)
     say(f"\naccepted and lost: {lost}; {crossing(rows)}", highlight=False)
+    say(
+        f"placed until seen on both pages, of {visible.orders:,} orders at {visible.got:,} webhooks/s: p50 {visible.p50_ms:,} ms, "
+        f"p99 {visible.p99_ms:,} ms, worst {visible.worst_ms:,} ms; not seen within {SEEN_WITHIN_S:g} s: {visible.missed}",
+        highlight=False,
+    )
 
 
 def crossing(rows: list[Row]) -> str:
@@ -302,19 +368,23 @@ def _serve_noop(port: int) -> None:
 @click.option("--rates", default="500,1000,2000,3000", show_default=True, help="webhooks per second, one after another")
 @click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(1, 3600))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--visible-at", default=1000, show_default=True, type=click.IntRange(1), help="webhooks per second while orders are looked for"
+)
 @click.option("--noop-port", default=0, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="one object on the last line")
-def main(rates: str, seconds: float, rounds: int, noop_port: int, as_json: bool) -> None:
+def main(rates: str, seconds: float, rounds: int, visible_at: int, noop_port: int, as_json: bool) -> None:
     if noop_port:
         _serve_noop(noop_port)
         return
     try:
-        rows, lost = asyncio.run(measure([int(rate) for rate in rates.split(",")], seconds, rounds))
+        rows, visible, lost = asyncio.run(measure([int(rate) for rate in rates.split(",")], seconds, rounds, visible_at))
     except wire.Failed as error:
         raise click.ClickException(str(error)) from None
-    report(rows, lost, Console(soft_wrap=True))
+    report(rows, visible, lost, Console(soft_wrap=True))
     if as_json:
-        print(json.dumps({"gateway": msgspec.to_builtins(rows), "lost": lost, "machine": machine(), "versions": versions()}))
+        found = {"gateway": msgspec.to_builtins(rows), "visible": msgspec.to_builtins(visible), "lost": lost}
+        print(json.dumps({**found, "machine": machine(), "versions": versions()}))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ from binascii import Error as NotBase64
 from collections.abc import Sequence
 from hashlib import sha256
 
+LEAST_KEY = 16  # bytes
+
 
 class WayBack:
-    """Signs with the first key and reads with any, so that keys can be rotated. A key has at least 16 bytes."""
+    """Signs with the first key and reads with any, so that keys can be rotated. Raises ValueError for a key below `LEAST_KEY`."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        if not keys or any(len(key) < 16 for key in keys):
-            raise ValueError("a way back needs at least one key, each of 16 bytes or more")
+        if not keys or any(len(key) < LEAST_KEY for key in keys):
+            raise ValueError(f"a way back needs at least one key, each of {LEAST_KEY} bytes or more")
         self._keys = tuple(keys)
 
     def token(self, customer: str, effect: str) -> str:

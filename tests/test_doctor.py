@@ -134,13 +134,14 @@ async def test_a_kafka_that_is_not_there(folder: Path) -> None:
         ({"channels": Channels(sms=SmsChannel(account="AC1", token=Ref(file="/gone")))}, "channels.sms.token: the file /gone"),
         ({"http": Http(token=Ref(env="GONE"))}, "http.token: the environment variable GONE"),
         ({"signing": Ref(env="GONE")}, "signing: the environment variable GONE"),
+        ({"signing": Ref(env="OTHER")}, "signing: a key has at least 16 bytes"),
         (
             {"accounts": (Account(name="s", vendor="shopify", secrets=(Ref(env="GONE"),)),)},
             "accounts[0].secrets: the environment variable GONE",
         ),
         ({"http": Http(host="0.0.0.0")}, "nobody has to sign in"),
     ],
-    ids=["email", "sms", "http", "signing", "account", "open"],
+    ids=["email", "sms", "http", "signing", "guessable", "account", "open"],
 )
 async def test_a_missing_secret_is_named_by_its_field(folder: Path, more: dict[str, Any], names: str) -> None:
     found = await findings(settings_of(folder, **more), {"OTHER": WORD})

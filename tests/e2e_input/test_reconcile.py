@@ -23,7 +23,8 @@ from connectors.registry import VENDORS
 from connectors.vendor import Login, Question
 from streams.reconcile import REPAIRS
 from tests.e2e_input.conftest import Installation, free_ports, until
-from tests.e2e_input.test_ingest import SHOPIFY, STRIPE, placed, post, shopify_headers
+from tests.e2e_input.test_ingest import post
+from tests.e2e_input.webhooks import SHOPIFY, STRIPE, placed, shopify_headers
 
 KEY = "sk_of-the-gateway"
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.base import Secret
-from connectors.delivery import Delivery, Ignored, Record, Unreadable, decode_delivery
+from connectors.delivery import Delivery, Ignored, Record, Unreadable, decode_delivery, recorded
 from connectors.signature import BodyHmac, StripeSignature
 from connectors.vendor import Account, Envelope, Topic, Vendor, order_id, reader
 from metrics import Metrics
 from orders.fact import NoteAdded
 from streams.clock import VirtualClock
+from tests.connectors.vendors.test_contract import of, places, put, samples
 from tests.web.fake_reader import NOW, FakeReader, ListLog
 from web.app import WebServer, make_app
 from web.gateway import Limits
@@ -272,18 +273,46 @@ HEADER = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60
     sign=st.booleans(),
 )
 def test_whatever_comes_is_answered_in_words(body: bytes, topic: str, id: str, sign: bool) -> None:
-    async def once() -> None:
-        log, metrics = ListLog(), Metrics()
+    headers = signed(body, topic=topic, id=id)
+    if not sign:
+        headers.pop("x-toy-signature")
+    status, taken = called(INLETS, "toy-lumi", headers, body)
+    assert status == (202 if sign else 401)
+    if sign and taken:
+        with contextlib.suppress(Unreadable, Ignored):
+            reader(TOY, ACCOUNT, Path())(taken[0])
+
+
+PUSHED = [sample for sample in samples() if of(sample).scheme is not None and not recorded(sample.read_bytes())[3]]
+VENDORS_SIGNED_AS_TOY = [
+    Inlet(source=vendor.name, vendor=msgspec.structs.replace(vendor, scheme=TOY.scheme), secrets=[Secret(NEW)])
+    for vendor in {of(sample).name: of(sample) for sample in PUSHED}.values()
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_vendors_body_that_is_signed_and_damaged_is_taken_in_for_intake_to_park(data: st.DataObject) -> None:
+    sample = data.draw(st.sampled_from(PUSHED))
+    whole = json.loads(sample.read_text())
+    place = data.draw(st.sampled_from(list(places(whole["body"]))))
+    value = data.draw(st.sampled_from([None, "", "\ud800", "\0", "9" * 4000, -1, 2**70, 1.5, True, [], {}, [None]]) | st.text(max_size=9))
+    body = json.dumps(put(whole["body"], place, value)).encode()
+    headers = {**recorded(sample.read_bytes())[1], **signed(body)}
+    assert called(VENDORS_SIGNED_AS_TOY, of(sample).name, headers, body)[0] == 202
+
+
+def called(inlets: Sequence[Inlet], source: str, headers: Mapping[str, str], body: bytes) -> tuple[int, list[Delivery]]:
+    """Without a socket: the status, and what is in the log."""
+
+    async def once() -> tuple[int, list[Delivery]]:
+        log, answers = ListLog(), []
         sink: Any = log
-        answers: list[dict[str, Any]] = []
-        ingest = Ingest(INLETS, sink, Path("nowhere"), VirtualClock(NOW), metrics, Limits())
-        headers = signed(body, topic=topic, id=id)
-        if not sign:
-            headers.pop("x-toy-signature")
+        ingest = Ingest(inlets, sink, Path("nowhere"), VirtualClock(NOW), Metrics(), Limits())
         scope: Any = {
             "type": "http",
             "method": "POST",
-            "path": "/v1/ingest/toy-lumi",
+            "path": f"/v1/ingest/{source}",
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
 
@@ -294,9 +323,6 @@ def test_whatever_comes_is_answered_in_words(body: bytes, topic: str, id: str, s
             answers.append(message)
 
         await ingest(scope, receive, send)
-        assert answers[0]["status"] == (202 if sign else 401)
-        if sign and log.records:
-            with contextlib.suppress(Unreadable, Ignored):
-                reader(TOY, ACCOUNT, Path())(decode_delivery(log.records[0][2]))
+        return answers[0]["status"], [decode_delivery(value) for _, _, value in log.records]
 
-    asyncio.run(once())
+    return asyncio.run(once())
