@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
@@ -455,10 +456,12 @@ def signing_key(settings: Settings, environment: Mapping[str, str]) -> str:
             raise SettingsError(f"signing: a key has at least {LEAST_KEY} bytes; `openssl rand -hex 32` makes one")
         return key
     path = data_folder(settings) / "signing.key"
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable by us alone
             file.write(secrets.token_hex(32))
+            file.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)  # whole or not at all: roles that start together must not differ
     return path.read_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -225,3 +226,12 @@ async def test_going_live_shows_what_accounts_would_have_done(tmp_path: Path, mo
     made = Settings(data=str(tmp_path), accounts=(Account(name="g", vendor="gateway", credentials=KEY),))
     assert await wire.would_have_sent(made, "systems") == ["observed and never sent later: payment.refund cancelled: 1"]
     assert await wire.would_have_sent(made, "webhook") == ["observed and never sent later: carrier.label packed: 1"]
+
+
+def test_roles_that_start_together_sign_with_one_key(tmp_path: Path) -> None:
+    made = Settings(data=str(tmp_path))
+    with ThreadPoolExecutor(16) as pool:
+        keys = set(pool.map(lambda _: wire.signing_key(made, {}), range(64)))
+    assert keys == {(tmp_path / "signing.key").read_text()} and len(keys.pop()) == 64
+    assert (tmp_path / "signing.key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["signing.key"]
