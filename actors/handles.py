@@ -13,12 +13,14 @@ import ctypes
 import logging
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from actors.ray_local import LocalRay
 from actors.sender import Sender
@@ -235,7 +237,9 @@ class ScorerPool:
         self.most_pending = most_pending
         folder = str(weights.resolve())
         self.actors = [Remote(ray, f"{name}-{number}", ScorerShell, (folder,), pending=most_pending) for number in range(size)]
-        self.fallbacks = 0  # calls answered by the rules
+        self.fallbacks = 0  # questions answered by the rules
+        self._waiting: deque[tuple[Rows, asyncio.Future[Scores | None]]] = deque()
+        self._asking: dict[Remote, asyncio.Task[None]] = {}  # the one call under way with each
         self._prober: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()  # one was lost
         self._answering = asyncio.Event()  # one answered at least once
@@ -262,9 +266,7 @@ class ScorerPool:
     async def score(self, rows: Rows) -> Scores:
         """One answer per row, in order, all by one version. Raises ValueError for rows of another shape."""
         check_rows(rows)
-        if len(rows) <= CHUNK:
-            return await self._call(rows) or self._by_rules(rows)
-        parts = [await self._call(rows[at : at + CHUNK]) for at in range(0, len(rows), CHUNK)]
+        parts = await asyncio.gather(*(self._asked(rows[at : at + CHUNK]) for at in range(0, max(len(rows), 1), CHUNK)))
         answered = [part for part in parts if part is not None]
         if len(answered) < len(parts) or len({part.version for part in answered}) > 1:
             return self._by_rules(rows)
@@ -274,19 +276,50 @@ class ScorerPool:
         self.fallbacks += 1
         return unpack(rules.score(rows))
 
-    async def _call(self, rows: Rows) -> Scores | None:
-        """None when no actor answered in time, for whatever reason."""
-        free = [actor for actor in self.actors if actor.usable and len(actor.calls) < self.most_pending]
-        if not free:
-            return None
-        actor = min(free, key=lambda actor: len(actor.calls))
+    def _asked(self, rows: Rows) -> asyncio.Future[Scores | None]:
+        """None when no actor answers in time, for whatever reason."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Scores | None] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._submit)
+        self._waiting.append((rows, answer))
+        return answer
+
+    def _submit(self) -> None:
+        """What waits leaves in one call per actor that has none under way: a call costs a millisecond however few rows it carries."""
+        while self._waiting:
+            usable = [actor for actor in self.actors if actor.usable and len(actor.calls) < self.most_pending]
+            if not usable:
+                for _, answer in self._waiting:
+                    _settle(answer, None)
+                self._waiting.clear()
+                return
+            actor = next((actor for actor in usable if actor not in self._asking), None)
+            if actor is None:
+                return
+            together: list[tuple[Rows, asyncio.Future[Scores | None]]] = []
+            count = 0
+            while self._waiting and (not together or count + len(self._waiting[0][0]) <= CHUNK):
+                together.append(self._waiting.popleft())
+                count += len(together[-1][0])
+            self._asking[actor] = asyncio.create_task(self._call(actor, together))
+
+    async def _call(self, actor: Remote, together: list[tuple[Rows, asyncio.Future[Scores | None]]]) -> None:
+        scores: Scores | None = None
         try:
-            return unpack(await actor.ask("score", rows.tobytes(), deadline_s=self.deadline_s))
+            rows = together[0][0] if len(together) == 1 else np.concatenate([rows for rows, _ in together])
+            scores = unpack(await actor.ask("score", rows.tobytes(), deadline_s=self.deadline_s))
         except (NotMade, Lost) as error:
             log.warning("scorer does not answer", extra={"event": "scorer_lost", "actor": actor.name, "why": str(error)})
             actor.doubt()
             self._wake.set()
-            return None
+        finally:
+            del self._asking[actor]
+            at = 0
+            for rows, answer in together:
+                _settle(answer, None if scores is None else scores.part(at, at + len(rows)))
+                at += len(rows)
+            self._submit()
 
     async def _probe(self) -> None:
         """Brings back actors that do not answer, and starts those that no cluster has."""

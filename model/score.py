@@ -41,6 +41,13 @@ class Scores(msgspec.Struct):
     version: str  # of the model; rules have one too
     fallback: bool  # the rules answered, not the model
 
+    def part(self, first: int, end: int) -> Scores:
+        """The answers of rows `first` to `end`, the last not included."""
+        if first == 0 and end == len(self.reasons):
+            return self
+        fraud, late, shortage, loss, urgent = (c[first:end] for c in (self.fraud, self.late, self.shortage, self.loss, self.priority))
+        return Scores(fraud, late, shortage, loss, urgent, self.reasons[first:end], self.version, self.fallback)
+
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):
     """Scores on their way between processes: a kilobyte of rows is about 23 kB, no object per row."""

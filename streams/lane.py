@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Bounds of one lane's work in flight and memory."""
 
     chunk_records: int = 8192  # a turn takes at most so many records: the fuller, the more of an order's facts share the work
-    gather_s: float = 0.0  # a turn begins so long after the last one, if a quarter of a chunk is not there before
+    gather_s: float = 0.0  # turns begin at multiples of it, all lanes' together, if a quarter of a chunk is not there before
     inbox_records: int = 32768
     inbox_bytes: int = 24 << 20
     inbox_age_s: float = 1.0  # while the oldest chunk waits longer, no more is taken in
@@ -381,7 +381,8 @@ class Lane:
                     await self._sleep()
                     continue
                 self.turn_began = self._loop.time()
-                self._earliest = self.turn_began + self.limits.gather_s
+                gather_s = self.limits.gather_s
+                self._earliest = (self.turn_began // gather_s + 1) * gather_s if gather_s else 0.0
                 self._turn_oldest = inputs.records[0].timestamp if inputs.records else 0
                 try:
                     await self._turn(inputs, span)

@@ -171,13 +171,14 @@ async def test_a_killed_actor_is_replaced_by_the_rules_at_once_and_comes_back(
         first = await pid_of(pool)
         os.kill(first, signal.SIGSTOP)  # so that calls are certainly under way
         calls = [asyncio.create_task(pool.score(rows(256))) for _ in range(4)]
-        await asyncio.sleep(0)
+        while not pool.actors[0].calls:
+            await asyncio.sleep(0)
         os.kill(first, signal.SIGKILL)
         for scores in await asyncio.gather(*calls):
             assert scores.fallback
             assert scores.version == "rules-1"
             assert len(scores.fraud) == 256
-        assert [record.why for record in caplog.records if getattr(record, "event", "") == "scorer_lost"] == ["died"] * 4
+        assert [record.why for record in caplog.records if getattr(record, "event", "") == "scorer_lost"] == ["died"]
         assert (await pool.score(rows(2))).fallback
         assert pool.health()["scorer"] == "rules"
         assert not (await until_model(pool)).fallback
@@ -201,15 +202,35 @@ async def test_an_actor_that_hangs_costs_one_deadline_and_its_calls_count_as_in_
         assert await pid_of(pool) == pid
 
 
-async def test_a_full_actor_is_not_asked(ray_cluster: LocalRay, weights: Path) -> None:
-    async with pool_of(ray_cluster, weights, most_pending=2) as pool:
+async def test_what_is_asked_while_a_call_is_under_way_travels_together_in_the_next(ray_cluster: LocalRay, weights: Path) -> None:
+    plain = Scorer(weights)
+    async with pool_of(ray_cluster, weights) as pool:
         pid = await pid_of(pool)
         os.kill(pid, signal.SIGSTOP)
-        waiting = [asyncio.create_task(pool.score(rows(8))) for _ in range(2)]
-        await asyncio.sleep(0)
-        assert (await pool.score(rows(8))).fallback
+        asked = [rows(count) for count in (8, 1, 300, 40)]
+        calls = [asyncio.create_task(pool.score(asked[0]))]
+        while not pool.actors[0].calls:
+            await asyncio.sleep(0)
+        calls += [asyncio.create_task(pool.score(some)) for some in asked[1:]]
+        for _ in range(5):
+            await asyncio.sleep(0)
+            assert len(pool.actors[0].calls) == 1
+        sent: list[int] = []
+        ask = pool.actors[0].ask
+
+        async def counted(method: str, data: bytes, *, deadline_s: float) -> Any:
+            sent.append(len(data) // asked[0][0].nbytes)
+            return await ask(method, data, deadline_s=deadline_s)
+
+        pool.actors[0].ask = counted  # type: ignore[method-assign, assignment]
         os.kill(pid, signal.SIGCONT)
-        assert not any(scores.fallback for scores in await asyncio.gather(*waiting))
+        for some, scores in zip(asked, await asyncio.gather(*calls), strict=True):
+            alone = plain.score(some)
+            assert not scores.fallback
+            assert scores.reasons == alone.reasons
+            np.testing.assert_allclose(scores.fraud, alone.fraud, atol=1e-6)
+            np.testing.assert_allclose(scores.priority, alone.priority, atol=1e-6)
+        assert sent == [341]
 
 
 async def test_more_calls_than_ray_takes_are_refused_before_they_leave(ray_cluster: LocalRay, weights: Path) -> None:
