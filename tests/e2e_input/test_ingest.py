@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 import wire
 from connectors.delivery import decode_delivery
@@ -178,7 +180,9 @@ def test_what_was_accepted_is_in_the_log_whenever_the_gateway_is_killed(installa
         async with wire.opened(EmbeddedLog(installation.folder / "data" / "log")) as log:
             for partition in range(PARTITIONS):
                 first, end = (await log.bounds("deliveries"))[partition]
-                found |= {decode_delivery(record.value).delivery for record in await log.read("deliveries", partition, first, end - first)}
+                for record in await log.read("deliveries", partition, first, end - first):
+                    with contextlib.suppress(msgspec.MsgspecError):  # other tests leave what nobody can read
+                        found.add(decode_delivery(record.value).delivery)
         return found
 
     lost = set(accepted) - asyncio.run(logged())
