@@ -34,6 +34,7 @@ from connectors.delivery import Delivery, encode_delivery
 from connectors.fake_shop import FakeShop, Report
 from connectors.fake_vendors import LOCATION, SOURCES, FakeVendors, Webhook
 from connectors.fake_vendors import SIGNING as WORDS
+from connectors.stand_in_vendors import Known, accounts
 from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, SIGNING
 from connectors.store import Store
 from meter import read_stats
@@ -52,6 +53,11 @@ STATUS_ORDER = (
 FEED_CONNECTIONS = 32
 TWICE_EVERY, FORGED_EVERY = 40, 97  # of the webhooks, with faults
 SIGNED_IN = frozenset({"x-shopify-hmac-sha256", "stripe-signature", "webhook-signature", "credential"})
+VENDOR_OF = {source: vendor for vendor, source in SOURCES.items()}
+DOES = {  # where an account may not do all that its vendor can
+    # The warehouse of this world prints its labels itself, whatever we hold: one that we bought would be the parcel's second.
+    "ups": ["tracking.subscribe"],
+}
 POISON = (
     b'{"type":"OrderPlaced","v":1',  # broken JSON
     b'{"type":"PaymentCaptured","order":"lumi:1","system":"pay:lumi","object":"x","at":1795464000000,"amount":"12,50","currency":"EUR"}',
@@ -76,8 +82,9 @@ class Feed:
     What the gateway does not take is told again. With faults some webhooks come twice, and some with a wrong signature first.
     """
 
-    def __init__(self, shop: FakeShop, orders: int, first: int, url: str, log: Log, faults: bool) -> None:
+    def __init__(self, shop: FakeShop, orders: int, first: int, url: str, stand_ins: str, log: Log, faults: bool) -> None:
         self.shop, self.orders, self.first, self.log, self.faults = shop, orders, first, log, faults
+        self.stand_ins = stand_ins
         limits = httpx.Limits(max_connections=FEED_CONNECTIONS)
         self.client = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, limits=limits)
         self.clock = WallClock()
@@ -88,6 +95,7 @@ class Feed:
     async def run(self) -> None:
         if self.faults:
             await self.log.append("facts", [(f"{self.shop.shop}:poison-{n}".encode(), body) for n, body in enumerate(POISON)])
+        await self._known(self.vendors.orders(range(self.first)))  # of runs before
         levels = self.shop.levels()
         await self._deliver([self.vendors.levels(levels[at : at + 100]) for at in range(0, len(levels), 100)])
         batch: list[Report] = []
@@ -112,7 +120,7 @@ class Feed:
             if told is not None:
                 webhooks += told
             elif isinstance(record, Fact):
-                facts.append(record)
+                facts.append(self.vendors.in_own_words(record))
             else:
                 others.append(record)
                 if report.topic == "customers":
@@ -128,6 +136,7 @@ class Feed:
 
     async def _deliver(self, webhooks: list[Webhook]) -> None:
         """Those of one moment side by side, as from different computers; of one system they may overtake each other."""
+        await self._known(webhooks)
         for begin in range(0, len(webhooks), FEED_CONNECTIONS):
             sent = []
             for webhook in webhooks[begin : begin + FEED_CONNECTIONS]:
@@ -140,6 +149,15 @@ class Feed:
                 twice = 2 if self.faults and self.webhooks % TWICE_EVERY == 0 else 1
                 sent += [self._post(path, webhook.body, webhook.headers) for _ in range(twice)]
             await asyncio.gather(*sent)
+
+    async def _known(self, webhooks: list[Webhook]) -> None:
+        """What vendors tell, they know: the stand-ins may be asked for it."""
+        for begin in range(0, len(webhooks), 500):
+            things = [
+                Known(VENDOR_OF[webhook.source], json.loads(webhook.body), webhook.headers.get("x-shopify-topic", ""))
+                for webhook in webhooks[begin : begin + 500]
+            ]
+            (await self.client.post(f"{self.stand_ins}/known", content=msgspec.json.encode(things))).raise_for_status()
 
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         while True:
@@ -161,6 +179,7 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
     sms = {"url": hook, "account": ACCOUNT, "token": token, "sender": "+15005550006", "status_callback": receipts}
     signing = {"env": "ORDERFLOW_SIGNING"}
     pace = {"mode": "live", "rate": 500.0}
+    connected = {one.vendor: one.account for one in accounts(hook)}
     tree = {
         "data": str(folder),
         "http": {"port": port, "worker_port": 0},
@@ -174,6 +193,12 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
                 "rate": 5000.0,
                 "location": LOCATION,
                 "reports_payments": vendor != "shopify",
+                "reports_parcels": vendor != "shopify",
+                "writes_back": vendor == "shopify",
+                "url": connected[vendor].url,
+                "credentials": dict.fromkeys(connected[vendor].credentials, token),
+                "options": connected[vendor].options,
+                "does": DOES.get(vendor, []),
             }
             for vendor, source in SOURCES.items()
         ],
@@ -183,7 +208,9 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
             "push": {**pace, "url": hook, "project": PROJECT, "token": token},
             "webhook": {**pace, "url": f"{hook}/hooks/events", "secret": signing, "private": True},
             "stock": {"mode": "live"},
+            "systems": {**pace, "private": True},
         },
+        "origin": {"name": "Lumi Zone", "lines": ["Lindenstraße 1"], "city": "Berlin", "postcode": "10115", "country": "DE"},
     }
     path = folder / "orderflow.yaml"
     path.write_text("# written by the demo at each start\n" + yaml.safe_dump(tree))
@@ -366,7 +393,8 @@ async def run(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
         async with stack:
             shop = FakeShop.demo(options.seed, options.orders, options.seconds, WallClock().now())
             shop.start_ms -= first * shop.interval_ms
-            feed = Feed(shop, options.orders, first, url, log, options.faults)
+            stand_ins = f"http://127.0.0.1:{json.loads((folder / 'stand_ins.json').read_text())['http']}"
+            feed = Feed(shop, options.orders, first, url, stand_ins, log, options.faults)
             return await _watch(feed, settings, store, log, url, screen if options.console else None, options.stay, stopping)
 
 

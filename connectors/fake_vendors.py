@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from hmac import digest
@@ -62,6 +62,18 @@ class FakeVendors:
         if not number.isdigit() or int(number) % OWN_EVERY == 0:
             return None
         return self._told(told, int(number))
+
+    def orders(self, numbers: Iterable[int]) -> list[Webhook]:
+        """As Shopify has told of them: of the fake shop's orders, the first being 0, those that are its to tell."""
+        placed = (self._placed(FIRST_NUMBER + n) for n in numbers)
+        return [webhook for order in placed for webhook in self.tell(order) or ()]
+
+    @staticmethod
+    def in_own_words(told: Fact) -> Fact:
+        """As the shop says it that speaks our own words: its money is at Stripe too, and it names a payment as Stripe does."""
+        if not isinstance(told, fact.PaymentAuthorized | fact.PaymentCaptured | fact.PaymentFailed):
+            return told
+        return msgspec.structs.replace(told, object=f"pi_{told.object}")
 
     @staticmethod
     def as_shopify_knows(customer: str) -> str:

@@ -5,8 +5,8 @@ acceptance is written down (and flushed to the ledger's file, if there is one) b
 request depends on nothing but the seed, the effect and how often the effect was tried, so a run can be repeated.
 
 One HTTP listener serves Twilio (`/2010-04-01/...`), FCM (`/v1/projects/...`, `/token`), webhooks (`/hooks/...`), vendors that do
-things for us (`stand_in_vendors`: `/stripe/...`, `/wms/...`) and the judge: `GET /received?channel=&limit=`, `GET /counts`,
-`POST /faults {"channel": ..., "faults": {...}}`. Loopback only.
+things for us (`stand_in_vendors`: `/shopify/...`, `/stripe/...` and so on) and the judge: `GET /received?channel=&limit=`,
+`GET /counts`, `POST /faults {"channel": ..., "faults": {...}}`, `POST /known [{"vendor", "topic", "body"}]`. Loopback only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from connectors.base import Secret
-from connectors.stand_in_vendors import VendorStandIns, accounts
+from connectors.stand_in_vendors import QUESTIONS, Asked, Known, VendorStandIns, Web, accounts
 
 HOST = "127.0.0.1"
 BODY_CAP = 1 << 20
@@ -47,6 +47,7 @@ PROJECT = "stand-in"
 PASSWORD = "stand-in-not-a-secret"  # noqa: S105
 SIGNING = "whsec_" + b64encode(b"a stand-in's signing key").decode()
 
+CHANNELS = ("email", "sms", "push", "webhook", "systems")
 E164 = re.compile(r"\+[1-9]\d{6,14}")
 
 
@@ -121,14 +122,6 @@ class Ledger:
             self.out.flush()
 
 
-class Web(msgspec.Struct, frozen=True):
-    """An HTTP answer."""
-
-    status: int
-    body: Any = None
-    headers: tuple[tuple[str, str], ...] = ()
-
-
 class StandIns:
     """All of them, on one event loop. `port` 0 picks a free one; both are known after `start`."""
 
@@ -143,7 +136,7 @@ class StandIns:
         clock: Callable[[], int] = lambda: 0,
         public_key: RSAPublicKey | None = None,
     ) -> None:
-        self.faults = {channel: (faults or {}).get(channel, Faults()) for channel in ("email", "sms", "push", "webhook", "systems")}
+        self.faults = {channel: (faults or {}).get(channel, Faults()) for channel in (*CHANNELS, QUESTIONS)}
         self.script: dict[str, deque[str]] = {channel: deque() for channel in self.faults}  # faults of the next tries, before any drawn
         self.tries: dict[str, Counter[str]] = {channel: Counter() for channel in self.faults}
         self.http_port, self.smtp_port = http_port, smtp_port
@@ -156,7 +149,7 @@ class StandIns:
         self.connections: set[asyncio.Task[None]] = set()
         self.sessions: set[SMTP] = set()
         self.twilio, self.fcm, self.hooks = TwilioStandIn(self), FcmStandIn(self), WebhookStandIn(self)
-        self.vendors = VendorStandIns(self, Web)
+        self.vendors = VendorStandIns(self)
 
     async def start(self) -> None:
         logging.getLogger("mail.log").setLevel(logging.ERROR)  # it would write every address down
@@ -166,6 +159,8 @@ class StandIns:
                 self.twilio.keep(receipt.to, receipt.text, receipt.at)
             elif receipt.channel == "webhook":
                 self.hooks.bodies[receipt.effect] = digest(receipt.text.encode())
+            elif receipt.channel == "systems":
+                self.vendors.remember(receipt.title, receipt.effect, receipt.text)
         loop = asyncio.get_running_loop()
         http = await asyncio.start_server(self.serve, HOST, self.http_port)
         smtp = await loop.create_server(self.session, HOST, self.smtp_port)
@@ -286,8 +281,10 @@ class StandIns:
                 return self.fcm.token(body)
             case "POST", ["hooks", *_]:
                 return await self.hooks.respond(headers, body)
-            case method, ["stripe" | "wms" as vendor, *rest]:
-                return await self.vendors.respond(method, [vendor, *rest], headers, body, query)
+            case method, [vendor, *rest] if vendor in self.vendors.all:
+                return await self.vendors.respond(vendor, Asked(method, rest, headers, body, query))
+            case "POST", ["known"]:
+                return self.know(body)
             case "GET", ["received"]:
                 limit = int(query["limit"]) if query.get("limit", "").isdigit() else 100
                 return Web(200, self.received(query.get("channel", ""), limit))
@@ -296,6 +293,13 @@ class StandIns:
             case "POST", ["faults"]:
                 return self.set_faults(body)
         return Web(404, {"error": "not found"})
+
+    def know(self, body: bytes) -> Web:
+        try:
+            self.vendors.know(msgspec.json.decode(body, type=list[Known]))
+        except (msgspec.MsgspecError, KeyError) as error:
+            return Web(422, {"error": str(error)})
+        return Web(200, {})
 
     def set_faults(self, body: bytes) -> Web:
         try:

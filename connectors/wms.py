@@ -12,8 +12,7 @@ Pushed: Standard Webhooks (headers `webhook-id`, `webhook-timestamp`, `webhook-s
 again when it ships. `location` left out is the account's. A pick that is told in parts has an ID for each part.
 
 A parcel is called by its tracking number as soon as there is one, as its carrier will call it: a report with the number is a
-newer version of the one without, and shipping says again what was packed. A number told with the packing is that of a label which
-was made: none is bought then.
+newer version of the one without, and shipping says again what was packed. Packed with a number it has its label.
 
 Polled: DHL's lists of orders have a status and no times, its single orders have the time of shipping. What has no time counts
 from when we first saw it. The specification leaves statuses to the system behind a facility and names a few in examples; of
@@ -125,18 +124,18 @@ def order_picked(account: Account, picked: Picked, at: int) -> Iterator[Record]:
 
 def order_packed(account: Account, packed: Packed, at: int) -> Iterator[Record]:
     tracking = _tracking(packed.tracking)
+    if tracking:  # told first: nobody is to buy a label for what has one
+        yield _scan(account, packed, tracking, "labelled", Tracking.LABEL_CREATED, at)
     yield from _parcel(account, packed, tracking, at, itself=True)
-    if tracking:  # it has a label, so none is to be bought
-        yield _scan(account, packed, tracking, at, "label", Tracking.LABEL_CREATED)
 
 
 def order_shipped(account: Account, shipped: Packed, at: int) -> Iterator[Record]:
     tracking = _tracking(shipped.tracking)
     yield from _parcel(account, shipped, tracking, at, itself=False)
-    yield _scan(account, shipped, tracking, at, "shipped", Tracking.IN_TRANSIT)
+    yield _scan(account, shipped, tracking, "shipped", Tracking.IN_TRANSIT, at)
 
 
-def _scan(account: Account, packed: Packed, tracking: str, at: int, what: str, tag: Tracking) -> AnyFact:
+def _scan(account: Account, packed: Packed, tracking: str, what: str, tag: Tracking, at: int) -> Record:
     return _sound(
         ParcelScanned(
             **_about(account, packed.order, f"{packed.parcel}:{what}", at),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+from msgspec import Raw
+from msgspec.json import encode
+
 from connectors.base import Secret
 from connectors.delivery import Record
 from connectors.fake_shop import FIRST_NUMBER, SCENARIOS, FakeShop
 from connectors.fake_vendors import OWN_EVERY, SOURCES, FakeVendors, Webhook
 from connectors.registry import VENDORS
 from connectors.signature import Sent, Verdict
-from connectors.vendor import Account
-from orders.fact import Fact, decode_fact, encode_fact
+from connectors.vendor import Account, Ask
+from orders.fact import Fact, OrderPlaced, PaymentAuthorized, PaymentCaptured, PaymentFailed, decode_fact, encode_fact
 from orders.merge import absorb
 from orders.request import FactWaiting, ReferenceLinked
 from orders.state import Order
@@ -102,3 +105,23 @@ def test_orders_of_the_shop_that_speaks_our_words_are_left_to_it() -> None:
     vendors = FakeVendors(shop(), SECRETS, lambda: NOW)
     own = next(n for n in range(OWN_EVERY) if (FIRST_NUMBER + n) % OWN_EVERY == 0)
     assert all(vendors.tell(report.record) is None for report in shop().told(own) if report.topic != "stock")
+
+
+def test_money_of_the_shop_that_speaks_our_words_can_be_given_back_at_stripe() -> None:
+    its = shop()
+    n = next(n for n in range(200) if (n + FIRST_NUMBER) % OWN_EVERY == 0 and any(isinstance(f, PaymentCaptured) for f in its.life(n)))
+    told = [FakeVendors.in_own_words(fact) for fact in its.life(n)]
+    capture = next(fact for fact in told if isinstance(fact, PaymentCaptured))
+    data = Raw(encode({"payment": capture.object, "amount": capture.amount, "currency": capture.currency}))
+    ask = Ask("payment.refund", "e" * 16, capture.order, data)
+    assert VENDORS["stripe"].actions["payment.refund"].render(Account(source=SOURCES["stripe"], shop="lumi"), ask)
+    others = (PaymentCaptured, PaymentAuthorized, PaymentFailed)
+    assert [fact for fact in told if not isinstance(fact, others)] == [fact for fact in its.life(n) if not isinstance(fact, others)]
+
+
+def test_orders_of_runs_before_are_told_again_as_shopify_knows_them() -> None:
+    vendors = FakeVendors(shop(), SECRETS, lambda: NOW)
+    told = [webhook for webhook in vendors.orders(range(9)) if webhook.headers["x-shopify-topic"] == "orders/create"]
+    assert len(told) == 6 and {record.order for webhook in told for record in read(webhook) if isinstance(record, OrderPlaced)} == {
+        f"lumi:{FIRST_NUMBER + n}" for n in range(9) if (FIRST_NUMBER + n) % OWN_EVERY
+    }

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.stand_ins import ACCOUNT, PASSWORD, PROJECT, Faults, StandIns, Web, settings_for
+from connectors.stand_in_vendors import Web
+from connectors.stand_ins import ACCOUNT, CHANNELS, PASSWORD, PROJECT, Faults, StandIns, settings_for
 
 MESSAGES = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
 FORM = {
@@ -182,4 +183,4 @@ async def test_garbage_ends_its_own_connection_and_no_other() -> None:
 
 def test_settings_for_another_process_name_the_same_ports() -> None:
     stand_ins = StandIns(http_port=8901, smtp_port=8902)
-    assert {channel: stand_ins.settings(channel) for channel in stand_ins.faults} == settings_for(8901, 8902)
+    assert {channel: stand_ins.settings(channel) for channel in CHANNELS} == settings_for(8901, 8902)

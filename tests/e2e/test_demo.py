@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import demo
 import settings as settings_module
 import wire
 from actors.ray_local import assert_loopback, listening_sockets, process_tree
@@ -92,6 +93,7 @@ def check(result: dict[str, Any]) -> None:
     assert result["parked"] >= 3, "the demo feeds three records that nobody can read"
     assert sum(result["orders_by_status"].values()) == result["orders"]
     assert result["messages"]["email"] > 0 and result["scores"] > 0
+    assert result["messages"]["systems"] > 0, "the shop was told what became of its orders"
     assert set(result["latency_ms"]) == {"p50", "p95", "p99"}
 
 
@@ -127,6 +129,15 @@ async def test_a_demo_survives_the_kill_of_its_worker_and_goes_on_with_its_data(
                 states = {key: blob async for key, blob in store.states(standing.lane)}
                 folded = await refold(standing.lane, make(), log, until=standing.offset)
                 assert folded == states, f"{standing.lane}: the states are not the fold of facts and journal"
+
+
+def test_accounts_of_the_demo_do_what_its_world_leaves_to_us(tmp_path: Path) -> None:
+    settings = settings_module.load(demo.configuration(tmp_path, 8080, {"http": 1, "smtp": 2}))
+    served = wire.served(settings)
+    assert {"payment.refund", "shop.fulfil", "shop.tag"} <= served.keys()
+    assert "carrier.label" not in served, "the warehouse labels by itself: a parcel would have two"
+    environment = {"ORDERFLOW_STAND_IN": "x", **{f"ORDERFLOW_{vendor.upper()}": "whsec_" + "A" * 32 for vendor in demo.SOURCES}}
+    assert {client.account.source for client in wire.clients(settings, environment)} == set(demo.SOURCES.values()), "all can be asked"
 
 
 async def test_a_worker_under_load_with_a_provider_that_hangs_drains_within_30_seconds(tmp_path: Path) -> None:

@@ -66,7 +66,13 @@ class Installation:
         self.folder = folder
         self.port, self.worker_port = free_ports(2)
         self.said = (folder / "roles.log").open("ab")
-        self.environment = {**os.environ, "STAND_IN": PASSWORD, "SHOPIFY_SECRET": "of-shopify", "STRIPE_SECRET": "whsec_of-stripe"}
+        self.environment = {
+            **os.environ,
+            "STAND_IN": PASSWORD,
+            "SHOPIFY_SECRET": "of-shopify",
+            "STRIPE_SECRET": "whsec_of-stripe",
+            "UPS_SECRET": "of-ups",
+        }
         self.numbers = itertools.count()
         self.clock = WallClock()
         self.stand_ins = self._start("stand-ins", "--folder", str(folder), "--no-faults")
@@ -94,6 +100,7 @@ class Installation:
             "accounts": [
                 {"name": "shopify-lumi", "vendor": "shopify", "secrets": [{"env": "SHOPIFY_SECRET"}], "reports_payments": False},
                 {"name": "stripe-lumi", "vendor": "stripe", "secrets": [{"env": "STRIPE_SECRET"}]},
+                {"name": "ups-lumi", "vendor": "ups", "secrets": [{"env": "UPS_SECRET"}]},
             ],
             "channels": {
                 "email": {"port": ports["smtp"], "tls": "off"},

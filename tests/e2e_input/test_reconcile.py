@@ -20,11 +20,14 @@ import settings as settings_module
 import wire
 from connectors.http import Request
 from connectors.registry import VENDORS
+from connectors.stand_in_vendors import Known, accounts
+from connectors.stand_ins import PASSWORD
 from connectors.vendor import Login, Question
+from orders.fact import ParcelPacked, ParcelScanned, Quantity, Tracking
 from streams.reconcile import REPAIRS
 from tests.e2e_input.conftest import Installation, free_ports, until
 from tests.e2e_input.test_ingest import post
-from tests.e2e_input.webhooks import SHOPIFY, STRIPE, placed, shopify_headers
+from tests.e2e_input.webhooks import SHOPIFY, STRIPE, placed, shopify_headers, stripe_headers
 
 KEY = "sk_of-the-gateway"
 
@@ -79,8 +82,8 @@ def configured(installation: Installation, gateway: Gateway, path: Path, **more:
     return path
 
 
-def sold(installation: Installation, number: int) -> str:
-    body = placed(number)
+def sold(installation: Installation, number: int, body: bytes = b"") -> str:
+    body = body or placed(number)
     headers = shopify_headers(body, installation.environment["SHOPIFY_SECRET"], "orders/create", f"w-{number}")
     assert post(installation, SHOPIFY, body, headers).status_code == 202
     installation.rest()
@@ -139,6 +142,74 @@ def test_a_settled_payment_without_its_webhook_is_found_once(installation: Insta
         installation.config = own
     assert b"none can be asked" in installation.cli("reconcile", code=2).stderr
     assert KEY not in installation.logs()
+
+
+def connected(installation: Installation, path: Path) -> Path:
+    """The same accounts, with the stand-ins to ask."""
+    tree = yaml.safe_load(installation.config.read_text())
+    stand_ins = {one.account.source: one.account for one in accounts(installation.providers)}
+    for account in tree["accounts"]:
+        its = stand_ins[account["name"]]
+        account |= {"url": its.url, "options": its.options, "credentials": {name: {"env": "STAND_IN"} for name in its.credentials}}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_what_the_webhooks_of_three_vendors_did_not_say_is_found_by_asking_them_and_once(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", PASSWORD)
+    unpaid, unheard, moving = 7_700_011, 7_700_012, 7_700_013
+    tracking, now = "1ZLUMI000007700013", int(time.time())
+    said = {"order": f"lumi:{moving}", "system": "wms:lumi"}
+    order = placed(moving)
+    lines = (Quantity(line=str(json.loads(order)["line_items"][0]["id"]), quantity=1),)
+    sold(installation, unpaid)
+    sold(installation, moving, order)
+    paid = json.dumps(
+        {"id": "evt_77", "type": "payment_intent.succeeded", "created": now, "data": {"object": intent(moving, now)}}
+    ).encode()
+    assert post(installation, STRIPE, paid, stripe_headers(paid, installation.environment["STRIPE_SECRET"], now)).status_code == 202
+    installation.post(
+        ParcelPacked(**said, object="packed", at=now * 1000 - 2000, parcel=tracking, lines=lines),
+        ParcelScanned(
+            **said,
+            object="left",
+            at=now * 1000 - 1000,
+            parcel=tracking,
+            tag=Tracking.IN_TRANSIT,
+            carrier="ups",
+            tracking=tracking,
+            lines=lines,
+        ),
+    )
+    installation.rest()
+    assert installation.order(f"lumi:{moving}")["status"] == "shipped"
+    at = time.gmtime(now)
+    day, clock = time.strftime("%Y%m%d", at), time.strftime("%H%M%S", at)
+    scan = {
+        **dict.fromkeys(("localActivityDate", "gmtActivityDate"), day), **dict.fromkeys(("localActivityTime", "gmtActivityTime"), clock),
+        "trackingNumber": tracking, "gmtOffset": "+00.00", "activityStatus": {"type": "D", "code": "FS"},
+    }  # fmt: skip
+    known = [
+        Known("stripe", {"data": {"object": intent(unpaid, now)}}),
+        Known("shopify", json.loads(placed(unheard)), "orders/create"),
+        Known("stripe", {"data": {"object": intent(moving, now)}}),  # these two were told
+        Known("shopify", json.loads(order), "orders/create"),
+        Known("ups", scan),
+    ]
+    assert httpx.post(f"{installation.providers}/known", content=msgspec.json.encode(known), trust_env=False).status_code == 200
+    installation.config, own = connected(installation, tmp_path / "asking.yaml"), installation.config
+    try:
+        first = json.loads(installation.cli("reconcile", "--since", "24h", "--json").stdout)
+        assert first["found"] == {"missed_order": 1, "missed_paid": 1, "missed_delivery": 1}
+        assert [account["waiting"] for account in first["accounts"]] == [0, 0, 0]
+        assert installation.order(f"lumi:{unpaid}")["captured"] == 2495
+        assert installation.order(f"lumi:{unheard}")["status"] == "order_placed"
+        assert installation.order(f"lumi:{moving}")["status"] == "delivered"
+        assert json.loads(installation.cli("reconcile", "--since", "24h", "--json").stdout)["repairs"] == 0
+    finally:
+        installation.config = own
 
 
 def test_the_poller_finds_it_by_itself_and_ends_when_it_is_told(installation: Installation, gateway: Gateway, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ READY = (placed(), captured(), answered(LAMP), answered(SHADE))
 
 async def test_a_packed_parcel_gets_its_label_s_number_and_everybody_learns_of_it(place: Place) -> None:
     await place.hear(*READY)
-    assert place.stand_ins.vendors.orders["1001"]["orderLines"][0]["itemNumber"] == "LAMP-1"
+    assert place.stand_ins.vendors.wms.orders["1001"]["orderLines"][0]["itemNumber"] == "LAMP-1"
     await place.hear(packed(at=T0 + 6 * MINUTE))
     parcel = (await place.view()).parcels["P1"]
     assert (parcel.carrier, parcel.tracking, parcel.label, parcel.shipped_at) == ("UPS", NUMBER, FILE, 0)
@@ -133,10 +133,10 @@ async def test_a_cancelled_order_is_undone_in_every_system_that_had_a_part_in_it
     await place.hear(*READY)
     await place.hear(packed(at=T0 + 6 * MINUTE))
     await place.hear(cancel(at=T0 + 7 * MINUTE))
-    assert place.stand_ins.vendors.orders["1001"]["cancelledFlag"] is True
+    assert place.stand_ins.vendors.wms.orders["1001"]["cancelledFlag"] is True
     [void] = place.accounts.asked("carrier.void")
     assert (void["carrier"], void["tracking"]) == ("UPS", NUMBER)
-    [refund] = [receipt for receipt in place.stand_ins.received("systems") if receipt.title == "refunds"]
+    [refund] = [receipt for receipt in place.stand_ins.received("systems") if receipt.title == "stripe refunds"]
     assert (refund.effect, "payment_intent=pi_1" in refund.text) == (effect_id(ORDER, "cancelled", "pi_1", "payment.refund"), True)
     assert (await place.view()).parcels["P1"].tracking == "", "the number is nobody's any more"
     assert not [name for name, effect in (await place.order()).ledger.items() if effect.open and effect.action in DOES]

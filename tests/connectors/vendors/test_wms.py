@@ -157,7 +157,7 @@ def test_packing_is_when_it_was_packed_where_both_name_the_tracking_number() -> 
     for fact in (*facts(sample("order.packed.labelled")), *facts(sample("order.shipped")), *facts(sample("order.packed"))):
         state = merge(state, fact)
     (parcel,) = view(state).parcels.values()
-    packed, label = facts(sample("order.packed.labelled"))
+    label, packed = facts(sample("order.packed.labelled"))
     assert parcel.packed_at == packed.at == label.at
 
 
@@ -175,7 +175,16 @@ def test_a_parcel_that_has_its_label_wants_none() -> None:
 
 def test_one_parcel_packed_and_shipped_has_one_natural_key() -> None:
     keys = {fact.object for name in ("order.packed", "order.packed.labelled", "order.shipped") for fact in facts(sample(name))}
-    assert keys == {"P-1", "P-1:label", "P-1:shipped"}
+    assert keys == {"P-1", "P-1:labelled", "P-1:shipped"}
+
+
+def test_a_parcel_that_the_warehouse_has_labelled_has_its_number_before_it_is_packed() -> None:
+    """Else a label would be wanted for it, and bought: its second."""
+    state, numbers = Order("lumi:5001"), []
+    for fact in facts(sample("order.packed.labelled")):
+        state = merge(state, fact)
+        numbers += [(parcel.carrier, parcel.tracking) for parcel in view(state).parcels.values()]
+    assert numbers == [("dhl", "00340434161094021501")] * 2
 
 
 @pytest.mark.parametrize(("text", "is_"), [("1z 999 aa1", "1Z999AA1"), (" ", ""), (None, "")])
