@@ -14,12 +14,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input
 ARGS ?=
+ALONE := tests/actors tests/bench tests/e2e tests/e2e_input tests/kafka
 
 run: $(READY)
 	@$(BIN)/python run.py demo $(ARGS)
 
+# those that start processes of their own run alone, the others two at a time; ARGS may choose none of either
 test: $(READY)
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%) $(ARGS) || test "$$?,$(if $(ARGS),chosen)" = 5,chosen
+	@$(BIN)/python -m pytest -q $(ALONE) $(ARGS) || test "$$?,$(if $(ARGS),chosen)" = 5,chosen
 
 check: $(READY)
 	@echo "format" && $(BIN)/ruff format --quiet --check .

@@ -171,9 +171,9 @@ class Metrics:
         )
         self.polls = counter(
             "polls_total",
-            "Questions to vendors, by what came of them.",
+            "Questions to vendors and subscriptions, by what came of them.",
             vendor=few(32),
-            outcome=one_of("new", "known", "not_found", "later", "refused", "unreadable"),
+            outcome=one_of("new", "known", "not_found", "later", "refused", "unreadable", "subscribed"),
         )
         self.reconcile_repairs = counter(
             "reconcile_repairs_total",

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from connectors.base import Reason, Refused, TryLater, is_loopback
+from connectors.base import Answer, Reason, Refused, TryLater, is_loopback
 from connectors.delivery import DECODING, Delivery, Unreadable, keep_beside
 from connectors.http import Guard, Http, Reply, Request
 from connectors.login import Session
-from connectors.vendor import ANSWER, Account, Vendor
+from connectors.vendor import ANSWER, Account, Ask, Vendor
 
 PAGE_CAP = 8 << 20  # bytes of one answer
 ASKING_CAP = 64 << 20  # bytes of all pages of one asking
@@ -34,6 +34,7 @@ BY_TIME = {
     "carrier": (),
 }
 TRACKING = "tracking"  # asked for one parcel by its tracking number
+SUBSCRIBE = "tracking.subscribe"  # the action by which a carrier pushes what becomes of parcels
 INVENTORY = "inventory"  # asked for one SKU
 
 
@@ -129,6 +130,20 @@ class Client:
                 return Asked(tuple(pages))
             cursor = following
             await asyncio.sleep(1 / self.vendor.pace_per_s)
+
+    async def does(self, action: str, data: object, budget_s: float = BUDGET_S) -> Answer:
+        """One attempt at what no order owns, such as a subscription; `data`: of the ask. What it does twice does no harm."""
+        body = msgspec.json.encode(data)
+        ask = Ask(action, hashlib.blake2b(body, digest_size=12).hexdigest(), "", msgspec.Raw(body), self._now())
+        its = self.vendor.actions[action]
+        try:
+            request = its.render(self.account, ask)
+        except Unreadable:
+            return Refused(Reason.MALFORMED)
+        except KeyError:
+            return TryLater(Reason.CONFIGURATION)
+        reply = await self._page(request, budget_s)
+        return its.read(self.account, ask, reply) if isinstance(reply, Reply) else reply
 
     async def _page(self, request: Request, budget_s: float) -> Reply | TryLater | Refused:
         if _origin(request.url) != _origin(self.base):  # a cursor is a vendor's word: our credentials follow it nowhere else

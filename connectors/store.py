@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import heapq
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -445,6 +445,11 @@ class Store:
         """Keeps a time (ms) per entry; `first`: only where there is none yet."""
         for what, at in times.items():
             await self._call("HSETNX" if first else "HSET", f"orderflow:times:{name}", what, at)
+
+    async def forget(self, name: str, whats: Collection[str]) -> None:
+        """The reverse of `remember`."""
+        if whats:
+            await self._call("HDEL", f"orderflow:times:{name}", *whats)
 
     async def times(self, name: str) -> dict[str, int]:
         return {_text(what): int(at) for what, at in (await self._call("HGETALL", f"orderflow:times:{name}")).items()}

@@ -451,7 +451,7 @@ SERVICES: dict[str, tuple[str, str]] = {  # route -> standard, express
     "abroad": ("08", "65"),  # Expedited, Saver
 }
 HEAVIEST_G = 68_038  # 150 pounds
-RENEW_MS = 13 * DAY_MS  # a subscription lives for 14 days: a day to try again
+RENEW_S = 13 * 86_400  # a subscription lives for 14 days: a day to try again
 LABEL_LIFE_S = 6 * 86_400  # how long Label Recovery's "could not be found" is believed; UPS names no limit
 AGAIN = Ability("keyed", 28 * 86_400)  # asked twice it does no more than once; UPS voids for 28 days
 ONE_Z = re.compile(r"1Z[0-9A-Z]{16}")
@@ -905,11 +905,6 @@ def subscribed(account: Account, ask: Ask, reply: Reply) -> Answer:
     return Done(" ".join(t for t in map(number, parcel.asked(ask, parcel.Subscribe).trackings) if t not in told))
 
 
-def renew_at(subscribed_at: int) -> int:
-    """When a subscription made then is to be made again, ms."""
-    return subscribed_at + RENEW_MS
-
-
 # --- credentials
 def ask_for_token(account: Account) -> Request:
     pair = f"{parcel.credential(account, 'client_id')}:{parcel.credential(account, 'client_secret')}"
@@ -951,7 +946,7 @@ VENDOR = Vendor(
         "carrier.void": Action(AGAIN, void, voided),
         "carrier.rate": Action(AGAIN, rate, rated),
         "address.check": Action(AGAIN, check, checked),
-        "tracking.subscribe": Action(AGAIN, subscribe, subscribed),
+        "tracking.subscribe": Action(Ability("keyed", RENEW_S), subscribe, subscribed),
     },
     login=Login(bearer, ask_for_token, parcel.token),
     complaint=complaint,

@@ -3,6 +3,9 @@ for what a lost webhook would have said.
 
 One poller at a time, by a lease in the store; two would do no harm but to the vendors' patience. What it knows of when to ask
 lives in memory and follows from the orders: a new poller asks about a parcel as if it had been asked at its last scan.
+
+Where a carrier pushes what was subscribed to, parcels on the way are subscribed to, and again before that ends (`Ability.life_s` of the
+action). It pushes nothing from before, so each is asked about once; what it will not push is polled like others.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
 
-from connectors.base import TryLater
-from connectors.client import INVENTORY, TRACKING, Client
+from connectors.base import Done, TryLater
+from connectors.client import INVENTORY, SUBSCRIBE, TRACKING, Client
 from connectors.delivery import Record
 from connectors.polling import next_poll
 from connectors.store import Store, StoreDown, StoreRefused
@@ -32,6 +35,8 @@ LOOK_MS = 5 * MINUTE_MS  # between two looks at which parcels are on the way
 RECENT_MS = 120 * MINUTE_MS  # so far back reaches what is asked every few minutes
 UNDER_WAY_MS = 5 * MINUTE_MS  # a webhook may take so long: what is found before that was not missed
 CALLS = 20  # of one account in one turn
+SUBSCRIBED = "subscribed:"  # before a source: when each of its parcels was subscribed to
+AT_ONCE = 100  # parcels in one subscription
 TURN_S = 1.0
 OUTAGE_S = 15.0  # while the store or the log is away no vendor is asked for what could not be kept
 LEASE_MS = 30_000
@@ -73,6 +78,7 @@ class Poller:
         self.ours = False  # we hold the lease
         self._looked = 0
         self._carriers = [client for client in clients if client.can(TRACKING)]
+        self._unpushed: dict[str, set[str]] = {}  # source -> parcels of which it will push nothing
         self._resume: dict[str, int] = {}  # source -> not before
         self._faults: Counter[str] = Counter()
         now = clock.now()
@@ -129,26 +135,57 @@ class Poller:
                 for client in warehouses:
                     if client.account.location == location:
                         self.jobs[client.account.source].setdefault((INVENTORY, sku), Job(INVENTORY, sku, now))
-        polled = [client for client in self._carriers if client.account.source not in self._pushing]
-        if not polled:
-            return
-        seen: dict[str, set[tuple[str, str]]] = {client.account.source: set() for client in polled}
-        async for order, parcel in self._reconciler.known.on_the_way():
-            for client in polled:
-                if carried_by(client, order, parcel, self._carriers):
-                    source, key = client.account.source, (TRACKING, number_of(parcel))
-                    seen[source].add(key)
-                    job = self.jobs[source].get(key)
-                    if job is None:
-                        begun = max(parcel.tag_at, parcel.shipped_at, parcel.packed_at)
-                        self.jobs[source][key] = Job(*key, due=max(now, _next(parcel, begun, 0, 0)) if begun else now, parcel=parcel)
-                    else:
-                        job.parcel = parcel
-                        if not job.failures and job.asked:
-                            job.due = min(job.due, _next(parcel, job.asked, 0, 0))
-        for source, keys in seen.items():
-            for key in [key for key in self.jobs[source] if key[0] == TRACKING and key not in keys]:
-                del self.jobs[source][key]
+        under_way: dict[str, dict[str, Parcel]] = {client.account.source: {} for client in self._carriers}
+        if under_way:
+            async for order, parcel in self._reconciler.known.on_the_way():
+                for client in self._carriers:
+                    if carried_by(client, order, parcel, self._carriers):
+                        under_way[client.account.source][number_of(parcel)] = parcel
+        for client in self._carriers:
+            source, parcels = client.account.source, under_way[client.account.source]
+            if source not in self._pushing:
+                self._follow(source, parcels, now)
+            elif SUBSCRIBE in client.vendor.actions:
+                self._follow(source, await self._subscribe(client, parcels, now), now)
+
+    def _follow(self, source: str, parcels: Mapping[str, Parcel], now: int) -> None:
+        """These are polled, no others."""
+        jobs = self.jobs[source]
+        for number, parcel in parcels.items():
+            job = jobs.get((TRACKING, number))
+            if job is None:
+                begun = max(parcel.tag_at, parcel.shipped_at, parcel.packed_at)
+                due = max(now, _next(parcel, begun, 0, 0)) if begun else now
+                jobs[TRACKING, number] = Job(TRACKING, number, due=due, parcel=parcel)
+            else:
+                job.parcel = parcel
+                if not job.failures and job.asked:
+                    job.due = min(job.due, _next(parcel, job.asked, 0, 0))
+        for key in [key for key in jobs if key[0] == TRACKING and key[1] not in parcels]:
+            del jobs[key]
+
+    async def _subscribe(self, client: Client, parcels: Mapping[str, Parcel], now: int) -> dict[str, Parcel]:
+        """Those that the carrier pushes nothing of, or nothing yet: they are to be asked about."""
+        source = client.account.source
+        name, life_ms = SUBSCRIBED + source, client.vendor.actions[SUBSCRIBE].ability.life_s * 1000
+        since = await self._store.times(name)
+        await self._store.forget(name, since.keys() - parcels.keys())
+        wanted = [number for number in parcels if now >= since.get(number, 0) + life_ms]
+        asked = {number for number in wanted if number not in since} | self._unpushed.setdefault(source, set())
+        for begin in range(0, len(wanted), AT_ONCE):
+            some = wanted[begin : begin + AT_ONCE]
+            answer = await client.does(SUBSCRIBE, {"trackings": some})
+            if not isinstance(answer, Done):
+                self._told(client.vendor.name, "later" if isinstance(answer, TryLater) else "refused")
+                log.warning("not subscribed", source=source, parcels=len(wanted) - begin, why=str(answer.reason))
+                asked.update(wanted[begin:])  # polled until it can be
+                break
+            self._unpushed[source].update(answer.reference.split())
+            asked.update(answer.reference.split())
+            await self._store.remember(name, dict.fromkeys(some, now))
+            self._told(client.vendor.name, "subscribed")
+        self._unpushed[source] &= parcels.keys()
+        return {number: parcel for number, parcel in parcels.items() if number in asked}
 
     async def _ask(self, client: Client) -> None:
         source = client.account.source

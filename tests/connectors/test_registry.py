@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from connectors.base import Secret, SettingsError
-from connectors.registry import ABILITIES, CHANNELS, connect
+from connectors.registry import ABILITIES, CHANNELS, VENDORS, connect
+from connectors.vendor import Vendor
 
 
 def test_every_channel_of_the_product_has_a_connector() -> None:
@@ -26,3 +30,10 @@ def test_a_secret_does_not_show_itself() -> None:
     assert secret != Secret("other")
     with pytest.raises(TypeError):
         hash(secret)
+
+
+@pytest.mark.parametrize("vendor", VENDORS.values(), ids=list(VENDORS))
+def test_the_page_on_connectors_names_all_that_a_vendor_does_and_is_asked(vendor: Vendor) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "connectors.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{vendor.name}` |")]
+    assert {*vendor.actions, *vendor.questions} == {name for name in re.findall(r"`([^`]*)`", row)[1:] if name != "t=,v1="}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
-from connectors.client import TRACKING, Client
+from connectors.base import Ability, Answer, Done, Reason, TryLater
+from connectors.client import SUBSCRIBE, TRACKING, Client
+from connectors.http import Reply, Request
 from connectors.valkey import EmbeddedValkey
+from connectors.vendor import Account, Action, Ask
 from orders.state import decode
 from streams import poller as poller_module
-from streams.poller import LEASE_MS, LOOK_MS, RECENT_MS, UNDER_WAY_MS, Paces, Poller
+from streams.poller import LEASE_MS, LOOK_MS, RECENT_MS, SUBSCRIBED, UNDER_WAY_MS, Paces, Poller
 from streams.reconcile import REPAIRS
 from tests.connectors.toy_vendors import CARRIER, GATEWAY, SHELVES, SHOP, WAREHOUSE, clients, http, ok, pushed, stub
 from tests.streams.test_reconcile import NOW, T0, Installation, installed, knowing, parcel, payment, sale
@@ -256,3 +261,63 @@ async def test_a_number_that_is_none_of_the_carriers_keeps_nothing_waiting(insta
         poller, told = polling(made, asked)
         await poller.turn()
         assert sorted(told) == [("toypost", "known"), ("toypost", "not_found")]
+
+
+# --- carriers that push what was subscribed to
+SUBSCRIPTION_S = 13 * 86_400
+
+
+def subscribe(account: Account, ask: Ask) -> Request:
+    return Request("GET", f"{account.url}/subscribe?value={','.join(msgspec.json.decode(ask.data)['trackings'])}")
+
+
+def subscribed(account: Account, ask: Ask, reply: Reply) -> Answer:
+    return Done(" ".join(json.loads(reply.body)["refused"])) if reply.status == 200 else TryLater(Reason.PROVIDER)
+
+
+POST = msgspec.structs.replace(CARRIER, actions={SUBSCRIBE: Action(Ability("keyed", SUBSCRIPTION_S), subscribe, subscribed)})
+
+
+async def test_parcels_are_subscribed_to_once_asked_about_once_and_subscribed_to_anew_before_that_ends(installation: Installation) -> None:
+    made = installation
+    async with stub() as server, clients(server.url, made.clock.now, POST) as asked:
+        server.raw = lambda path: ok({"refused": []}) if path.startswith("/subscribe") else None
+        server.parcels["T0"] = parcel(0, 1)
+        await shipped(made)
+        poller, told = polling(made, asked, pushing={"toypost-lumi"})
+        await poller.turn()
+        assert told == [("toypost", "subscribed"), ("toypost", "known")], "what happened before it is not pushed"
+        for _ in range(20):
+            made.clock.move_to(made.clock.now() + DAY // 2)
+            await poller.turn()
+        assert told == [("toypost", "subscribed"), ("toypost", "known")] and not poller.jobs["toypost-lumi"]
+        another, more = polling(made, asked, pushing={"toypost-lumi"})
+        await another.turn()
+        assert more == [], "what is subscribed to is known to the next poller"
+        made.clock.move_to(NOW + SUBSCRIPTION_S * 1000)
+        await another.turn()
+        assert more == [("toypost", "subscribed")]
+        assert await made.store.times(f"{SUBSCRIBED}toypost-lumi") == {"T0": NOW + SUBSCRIPTION_S * 1000}
+        await made.tell(pushed(POST, parcel(0, 3), made.clock.now()))
+        made.clock.move_to(made.clock.now() + LOOK_MS)
+        await another.turn()
+        assert await made.store.times(f"{SUBSCRIBED}toypost-lumi") == {}, "it has arrived"
+
+
+async def test_what_a_carrier_will_not_push_or_cannot_be_asked_to_now_is_polled(installation: Installation) -> None:
+    made = installation
+    async with stub() as server, clients(server.url, made.clock.now, POST) as asked:
+        server.raw = lambda path: ok({"refused": ["T0"]}) if path.startswith("/subscribe") else None
+        server.parcels |= {f"T{n}": parcel(n, 1) for n in range(2)}
+        await made.tell(*(pushed(SHOP, {"sold": [sale(n)]}, T0) for n in range(2)))
+        await made.tell(*(pushed(POST, parcel(n, 1), NOW) for n in range(2)))
+        poller, told = polling(made, asked, pushing={"toypost-lumi"})
+        await poller.turn()
+        assert told.count(("toypost", "known")) == 2
+        made.clock.move_to(NOW + LOOK_MS)
+        await poller.turn()
+        assert [key for _, key in poller.jobs["toypost-lumi"]] == ["T0"], "the other is pushed"
+        server.raw = lambda path: http(503, b"") if path.startswith("/subscribe") else None
+        made.clock.move_to(NOW + SUBSCRIPTION_S * 1000)
+        await poller.turn()
+        assert ("toypost", "later") in told and {key for _, key in poller.jobs["toypost-lumi"]} == {"T0", "T1"}

@@ -16,7 +16,7 @@ from connectors.base import Answer, Done, Reason, Refused, Secret, TryLater, Unk
 from connectors.delivery import Unreadable
 from connectors.http import Reply, Request
 from connectors.parcel import Unset
-from connectors.ups import VENDOR, complaint, reference, renew_at
+from connectors.ups import VENDOR, complaint, reference
 from connectors.vendor import Account, Ask, Origin
 from orders.fact import Address, Person
 from tests.connectors.described import Described
@@ -338,7 +338,7 @@ def test_what_cannot_be_asked_is_refused_by_name(asked: Ask, account: Account, f
 def test_a_subscription_takes_a_hundred_and_is_renewed_before_it_ends() -> None:
     assert ALERTS.faults(render(ask("tracking.subscribe", trackings=[PARCEL] * 100))) == ""
     day = 86_400_000
-    assert 0 < renew_at(1_795_464_000_000) - 1_795_464_000_000 < 14 * day
+    assert 0 < VENDOR.actions["tracking.subscribe"].ability.life_s * 1000 < 14 * day
 
 
 # --- secrets and people
