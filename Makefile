@@ -34,7 +34,7 @@ drill: $(READY)
 	@$(BIN)/python -m pytest -q -m drill --timeout 3600 $(ARGS)
 
 bench: $(READY)
-	@for bench in throughput pipeline latency; do echo "== $$bench"; $(BIN)/python bench/$$bench.py $(ARGS); done
+	@for bench in throughput pipeline latency gateway; do echo "== $$bench"; $(BIN)/python bench/$$bench.py $(ARGS); done
 
 setup: $(READY)
 
