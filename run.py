@@ -414,9 +414,10 @@ def recover(context: click.Context, open_: bool, as_json: bool) -> None:
 @click.option("--mode", default="live", show_default=True, type=click.Choice(["observe", "sandbox", "live", "stopped"]))
 @click.option("--stop", default="", metavar="WHY", help="Stop every channel, within 5 s.")
 @click.option("--start", is_flag=True, help="End a stop of every channel.")
+@click.option("--by", default="the command line", show_default=True, help="Who does this; kept in the audit.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
-def go_live(context: click.Context, channel: str | None, mode: str, stop: str, start: bool, yes: bool) -> None:
+def go_live(context: click.Context, channel: str | None, mode: str, stop: str, start: bool, by: str, yes: bool) -> None:
     """Let CHANNEL send (stock: reserve), or stop it. Shows first what would have gone out; what was observed is never sent later."""
     import wire
 
@@ -430,7 +431,9 @@ def go_live(context: click.Context, channel: str | None, mode: str, stop: str, s
             click.echo(line)
         does = "stock is really reserved in lanes of our own" if channel == "stock" else f"{channel} really sends"
         click.confirm(f"From now on {does}. Go on?", abort=True)
-    modes = _run(wire.set_modes(settings, channel, mode, stop, start))
+    modes, audited = _run(wire.set_modes(settings, channel, mode, stop, start, by))
+    if not audited:
+        click.echo("the log takes no records now: everything is stopped, and the audit does not know of it", err=True)
     click.echo(
         f"version {modes.version}: {'stopped: ' + modes.stop if modes.stop else ', '.join(f'{c} {m}' for c, m in modes.channels.items())}"
     )

@@ -47,7 +47,7 @@ from settings import Ref, Settings, SettingsError, resolve
 from streams.clock import Clock, WallClock
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import decode_parked
-from streams.modes import MODED, ModesDocument, observed, with_mode
+from streams.modes import MODED, ModesDocument, in_words, observed, with_mode
 from streams.parking import KEYED_TOPICS, NoSuchRecord, NotParked, Parking, StillUnreadable
 from streams.processor import Parked, Processor
 from streams.sqlite_log import LogTaken
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("wire")
 
+LOG_WAIT_S = 2.0  # how long a stop of everything waits for the audit
 TOPICS = ("deliveries", *KEYED_TOPICS, "journal", "audit")
 PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "references", "stock": "stock", "customers": "customers"}
 CHANNELS = ("email", "sms", "push", "webhook", "systems")
@@ -1169,13 +1170,30 @@ async def parked_settle(
             await its.discard(record, said)
 
 
-async def set_modes(settings: Settings, channel: str | None, mode: str, stop: str, start: bool) -> Modes:
+async def set_modes(settings: Settings, channel: str | None, mode: str, stop: str, start: bool, by: str) -> tuple[Modes, bool]:
+    """The modes now, and whether the audit was told first: a stop of everything works without it, nothing else does.
+
+    Raises LogDown.
+    """
+    from web.audit import write
+    from web.identity import Actor
+
     def changed(modes: Modes) -> Modes:
         new = with_mode(modes, channel, mode) if channel else modes
         return msgspec.structs.replace(new, stop=stop if stop or start else modes.stop)
 
     async with store_of(settings, lock_wait_s=0.1) as store:
-        return await modes_of(settings, store).change("the command line", changed)
+        document = modes_of(settings, store)
+        before = await document.read()
+        words = {"before": in_words(before), "after": in_words(changed(before)), "reason": stop}
+        try:
+            async with asyncio.timeout(LOG_WAIT_S if stop else None), opened(log_of(settings)) as log_:
+                await write(log_, WallClock().now(), Actor(by, frozenset()), "modes.change", "sending", **words)
+        except (LogDown, OSError):  # OSError: TimeoutError is one
+            if not stop:
+                raise
+            return await document.change(by, changed), False
+        return await document.change(by, changed), True
 
 
 async def recover(settings: Settings, environment: Mapping[str, str], open_: bool) -> dict[str, Any]:

@@ -61,6 +61,11 @@ def with_mode(modes: Modes, channel: str, mode: str) -> Modes:
     return msgspec.structs.replace(modes, channels={**modes.channels, channel: mode})
 
 
+def in_words(modes: Modes) -> str:
+    """As the audit keeps them: "stopped", or each channel with its mode."""
+    return "stopped" if modes.stop else ", ".join(f"{channel} {mode}" for channel, mode in sorted(modes.channels.items()))
+
+
 class Observed(msgspec.Struct, frozen=True):
     """What a channel would have sent, by what it was. None of it is ever sent later."""
 

@@ -21,7 +21,9 @@ import run
 import settings
 import wire
 from connectors.valkey import EmbeddedValkey
+from streams.clock import WallClock
 from streams.sqlite_log import WorkerLock
+from web.audit import Audit, Audited
 
 ROOT = Path(run.__file__).parent
 
@@ -175,6 +177,27 @@ def test_modes_are_changed_with_their_version_and_what_was_never_observed_is_sai
     assert "From now on stock is really reserved" in say("--config", config, "go-live", "stock").out
     assert "stock live" in say("--config", config, "go-live", "stock", "--yes").out
     assert "observe or live" in failing(say, "--config", config, "go-live", "stock", "--mode", "sandbox", code=2)
+
+
+def test_the_audit_hears_of_it_before_anything_goes_live_and_a_stop_works_without_it(say: Say, place: Path, laid_out: Path) -> None:
+    shutil.copytree(laid_out, place / "data")
+    config = configured(place)
+    say("--config", config, "go-live", "email", "--yes", "--by", "anna")
+    say("--config", config, "go-live", "--stop", "wrong prices", "--by", "ben")
+
+    async def heard() -> list[Audited]:
+        async with wire.opened(wire.log_of(settings.load(Path(config)))) as log:
+            return await Audit(log, WallClock()).newest(10)
+
+    newest, first = asyncio.run(heard())
+    assert (first.who, first.action, "email live" in first.after, "email observe" in first.before) == ("anna", "modes.change", True, True)
+    assert (newest.who, newest.after, newest.reason) == ("ben", "stopped", "wrong prices")
+
+    config = configured(place, log="kafka://127.0.0.1:1")  # nobody listens there
+    assert "no broker answers" in failing(say, "--config", config, "go-live", "sms", "--yes")
+    stopped = say("--config", config, "go-live", "--stop", "on fire")
+    assert (stopped.code, stopped.out) == (0, "version 3: stopped: on fire\n")  # and nothing went live in between
+    assert "the audit does not know of it" in stopped.err
 
 
 # --- what a user can meet

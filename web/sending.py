@@ -16,7 +16,7 @@ from litestar.response import Redirect
 from litestar.types import ControllerRouterHandler
 
 from streams.dispatch import Modes
-from streams.modes import MODES, Observed, Outdated, with_mode
+from streams.modes import MODES, Observed, Outdated, in_words, with_mode
 from web.acts import Acts
 from web.api import Code
 from web.body import json_body, text
@@ -74,10 +74,6 @@ def _known(channel: str) -> str:
     return channel
 
 
-def _in_words(modes: Modes) -> str:
-    return "stopped" if modes.stop else ", ".join(f"{channel} {mode}" for channel, mode in sorted(modes.channels.items()))
-
-
 def sending_routes(switch: Switch, pages: Pages, live: Live, acts: Acts) -> list[ControllerRouterHandler]:
     def answer(html: str, status: int = 200) -> Response[str]:
         return Response(html, status_code=status, media_type=MediaType.HTML, headers=NOT_KEPT)
@@ -87,7 +83,7 @@ def sending_routes(switch: Switch, pages: Pages, live: Live, acts: Acts) -> list
         wanted = how(before)
         stops = wanted.stop != "" and wanted.stop != before.stop
         try:
-            await acts.noted(by, "modes.change", "sending", before=_in_words(before), after=_in_words(wanted), reason=wanted.stop)
+            await acts.noted(by, "modes.change", "sending", before=in_words(before), after=in_words(wanted), reason=wanted.stop)
         except Refusal:
             if not stops:
                 raise
