@@ -939,6 +939,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
                 layout.id,
                 layout.partitions,
                 {f"intake-{s.name}": s.topic for s in settings.sources},
+                shops={settings.shop, *(its.shop or settings.shop for its in settings.accounts)},
                 review_sla_ms=policy.review_sla_ms,
             ),
             claims=store,

@@ -34,7 +34,7 @@ from orders.view import ADDRESS_HOLD, REVIEW_HOLD, TROUBLE, Parcel, View, awaits
 RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock.ship shipped"
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
 REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
-PAYMENT_LINK, TRACKING_LINK = "reference.link payment", "reference.link tracking"
+PAYMENT_LINK, TRACKING_LINK, NUMBER_LINK = "reference.link payment", "reference.link tracking", "reference.link number"
 UNPICK = "warehouse.cancel cancelled"
 FULFIL, TAG = "shop.fulfil shipped", "shop.tag"
 RETIRE = "retire"
@@ -105,6 +105,8 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
         effects.append("team.notice dispute")
     if placed is None:
         return out
+    if placed.number and placed.number != order.id.partition(":")[2]:
+        effects.append(f"{NUMBER_LINK} {placed.number}")
     past = placed.backfilled  # an order from history: linked and shown, but nothing is done about it
     cancelled = view.cancelled
     verdict = view.verdict

@@ -207,7 +207,7 @@ class Reader(Protocol):
         """Those with this tag (a status code or a flag; "" for all), the last moved first; `before`: (moved_at, id) of the last seen."""
 
     async def find(self, text: str) -> Sequence[Row]:
-        """Those with this ID, or of this payment, tracking number or customer; nothing else is indexed."""
+        """Those with this ID or number, or of this payment, tracking number or customer; nothing else is indexed."""
 
     async def parked(self, reason: str, limit: int) -> Sequence[ParkedRow]:
         """Of this reason ("" for any), the newest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from connectors.store import LaneId, Standing, Store
 from messages.customer import decode as decode_customer
@@ -29,7 +29,10 @@ TOPICS = {"intake": "deliveries", "orders": "facts", "references": "references",
 
 
 class StoreReader:
-    """Every processor has `partitions` lanes, one per partition of its topic; `own`: lanes' name -> the retailer's topic they read."""
+    """Every processor has `partitions` lanes, one per partition of its topic; `own`: lanes' name -> the retailer's topic they read.
+
+    `shops`: slugs, so that an order is found by the shop's own ID.
+    """
 
     def __init__(
         self,
@@ -39,9 +42,11 @@ class StoreReader:
         partitions: int,
         own: Mapping[str, str] | None = None,
         *,
+        shops: Collection[str] = (),
         review_sla_ms: int = Policy().review_sla_ms,
     ) -> None:
         self._store, self._log, self._layout, self._sla_ms = store, log, layout, review_sla_ms
+        self._shops = tuple(shops)
         self._topics = {**TOPICS, **(own or {})}
         self._lanes = {name: [LaneId(name, layout, p) for p in range(partitions)] for name in TOPICS}
         self._orders = self._lanes["orders"]
@@ -81,8 +86,9 @@ class StoreReader:
         return None if order is None else evidence(order, queue, self._sla_ms)
 
     async def find(self, text: str) -> Sequence[Row]:
-        ids = {text}
-        for key in (f"payment:{text}", f"tracking:{text}", f"tracking:{text.upper().replace(' ', '')}"):
+        number = text.removeprefix("#")
+        ids = {text, *(f"{shop}:{number}" for shop in self._shops)}
+        for key in (f"number:{number}", f"payment:{text}", f"tracking:{text}", f"tracking:{text.upper().replace(' ', '')}"):
             if (blob := await self._state("references", key)) is not None:
                 ids |= decode_reference(blob).links.keys()
         if (blob := await self._state("customers", text)) is not None:

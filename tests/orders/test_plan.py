@@ -96,6 +96,15 @@ def test_history_is_linked_and_shown_and_sends_nothing() -> None:
     assert timers(*past) == {"retire": past[-1].at + POLICY.retire_after_ms}
 
 
+def test_an_order_whose_shop_numbers_it_otherwise_than_its_id_is_linked_to_its_number() -> None:
+    order = order_of(placed(number="B-77"), verdict="approve")
+    v = view(order)
+    (name,) = (name for name in plan(v, order, POLICY).effects if name.startswith("reference.link"))
+    topic, key, link = request(name, "id", v, order, POLICY, T0)
+    assert (topic, key) == ("references", "number:B-77")
+    assert (link.kind, link.value, link.order) == ("number", "B-77", ORDER)  # type: ignore[attr-defined]
+
+
 def test_nothing_but_links_is_wanted_before_the_shop_has_spoken() -> None:
     assert wants(*LIFE[1:6], verdict="") == {"reference.link payment pi_1"}
 

@@ -69,7 +69,7 @@ class Ends(ListLog):
 class World:
     def __init__(self, store: Store) -> None:
         self.store, self.log, self.facts = store, Ends(), [*FakeShop(5).stream(ORDERS), *ODD]
-        self.reader = StoreReader(store, self.log, 0, PARTITIONS)  # type: ignore[arg-type]
+        self.reader = StoreReader(store, self.log, 0, PARTITIONS, shops=["lumi"])  # type: ignore[arg-type]
         self.clock = VirtualClock(max(fact.at for fact in self.facts) + 1000)
 
     async def run(self) -> None:
@@ -236,10 +236,11 @@ async def test_parked_records_say_where_they_came_from_and_not_what_is_in_them(w
     assert marked is not None and "incomplete" in marked.flags
 
 
-async def test_an_order_is_found_by_its_id_its_parcels_its_payments_and_its_customer(world: World) -> None:
+async def test_an_order_is_found_by_its_id_its_number_its_parcels_its_payments_and_its_customer(world: World) -> None:
     one, other = sorted({fact.order for fact in world.facts})[:2]
     at = world.clock.now()
     linked = [("tracking", "1Z9", one), ("payment", "pi_1", one), ("payment", "pi_2", one), ("payment", "pi_2", other)]
+    linked += [("number", "1001", one), ("number", "1001", other)]  # two shops count alike
     asked = MessageRequested(
         at=at, effect="e", order=other, customer="lumi:c9", template="order_placed", channel="email", kind="transactional", fields={},
         person=Person(), milestone_at=at, expires=at + 1,
@@ -247,7 +248,17 @@ async def test_an_order_is_found_by_its_id_its_parcels_its_payments_and_its_cust
     links = [(f"{kind}:{v}", ReferenceLinked(at=at, kind=kind, value=v, order=order, since=at)) for kind, v, order in linked]
     await world.tell(ReferencesProcessor(), *links)
     await world.tell(CustomersProcessor(Renderer(Brand(), WayBack([b"0123456789abcdef"]))), ("lumi:c9", asked))
-    for text, orders in ((one, {one}), ("1Z9", {one}), ("1z 9", {one}), ("pi_1", {one}), ("pi_2", {one, other}), ("lumi:c9", {other})):
+    own = one.partition(":")[2]
+    numbers = ((own, {one}), (f"#{own}", {one}), ("1001", {one, other}), ("#1001", {one, other}))
+    for text, orders in (
+        *numbers,
+        (one, {one}),
+        ("1Z9", {one}),
+        ("1z 9", {one}),
+        ("pi_1", {one}),
+        ("pi_2", {one, other}),
+        ("lumi:c9", {other}),
+    ):
         assert {row.id for row in await world.reader.find(text)} == orders, text
     for text in ("", "pi_", "ana@example.invalid", "payment:pi_1", "\ud800"):
         assert await world.reader.find(text) == []
