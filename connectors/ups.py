@@ -53,9 +53,9 @@ from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Un
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply, Request
 from connectors.signature import SharedSecret
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor, waiting
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor
 from orders import money
-from orders.fact import AT_MAX, AT_MIN, Address, ParcelScanned, Tracking
+from orders.fact import AT_MAX, AT_MIN, Address, Tracking
 from orders.request import FactWaiting
 
 EVENT = "TrackingEvent"  # Track Alert has one kind of event and no header for it; its specification calls it so
@@ -161,13 +161,6 @@ class Tracked(msgspec.Struct, rename="camel"):
 
 
 # --- scans
-class Moment(NamedTuple):
-    """When a scan was made: in ms, and as its ID has it."""
-
-    at: int
-    key: str
-
-
 def pushed(account: Account, event: Event, at: int) -> Iterator[Record]:
     tracking, moment = _told(event)
     tag = meaning(event.activity_status)
@@ -206,7 +199,7 @@ def _history(account: Account, tracking: str, package: Package) -> Iterator[Reco
         yield from _estimate(account, tracking, latest, days.get("RDD") or days.get("SDD"))
 
 
-def _told(event: Event) -> tuple[str, Moment]:
+def _told(event: Event) -> tuple[str, parcel.Moment]:
     """Parcel and time of a push. Raises Unreadable."""
     tracking = number(event.tracking_number)
     if not tracking:
@@ -232,39 +225,22 @@ def number(text: str | None) -> str:
     return found if re.fullmatch(r"[0-9A-Z]{7,34}", found) else ""
 
 
-def _scan(account: Account, tracking: str, moment: Moment, status: Status, tag: Tracking) -> FactWaiting:
-    return _waiting(account, tracking, _what(moment, status), moment.at, tag)
+def _scan(account: Account, tracking: str, moment: parcel.Moment, status: Status, tag: Tracking) -> FactWaiting:
+    return parcel.scanned(account, "ups", tracking, _what(moment, status), moment.at, tag)
 
 
-def _what(moment: Moment, status: Status) -> str:
+def _what(moment: parcel.Moment, status: Status) -> str:
     return f"{moment.key}:{_word(status.type)}/{_word(status.code)}"
 
 
 def _estimate(account: Account, tracking: str, at: int, day: str | None) -> Iterator[FactWaiting]:
     begins = _instant(day, "0")
     if begins is not None and _bounded(begins) and _bounded(begins + DAY_MS):
-        yield _waiting(account, tracking, f"eta:{_digits(day)}", at, Tracking.UNKNOWN, begins, begins + DAY_MS - 1)
-
-
-def _waiting(account: Account, tracking: str, what: str, at: int, tag: Tracking, eta_from: int = 0, eta_until: int = 0) -> FactWaiting:
-    scan = ParcelScanned(
-        order="",
-        system=account.source,
-        object=f"{tracking}:{what}",
-        at=at,
-        authority=account.authority,
-        parcel=tracking,
-        tag=tag,
-        carrier="ups",
-        tracking=tracking,
-        eta_from=eta_from,
-        eta_until=eta_until,
-    )
-    return waiting(scan, "tracking", tracking)
+        yield parcel.scanned(account, "ups", tracking, f"eta:{_digits(day)}", at, Tracking.UNKNOWN, begins, begins + DAY_MS - 1)
 
 
 # --- times
-def _moment(gmt_date: str | None, gmt_time: str | None, offset: str | None, date: str | None, time: str | None) -> Moment | None:
+def _moment(gmt_date: str | None, gmt_time: str | None, offset: str | None, date: str | None, time: str | None) -> parcel.Moment | None:
     """None for what cannot be read or lies outside of 2000 to 2099."""
     at = _instant(gmt_date, gmt_time)
     mark = ""
@@ -277,7 +253,7 @@ def _moment(gmt_date: str | None, gmt_time: str | None, offset: str | None, date
             mark = "L"
     if at is None or not _bounded(at):
         return None
-    return Moment(at, f"{datetime.fromtimestamp(at // 1000, UTC):%Y%m%d%H%M%S}{mark}")
+    return parcel.Moment(at, f"{datetime.fromtimestamp(at // 1000, UTC):%Y%m%d%H%M%S}{mark}")
 
 
 def _instant(date: str | None, time: str | None) -> int | None:

@@ -44,7 +44,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
@@ -55,8 +55,8 @@ from connectors import parcel
 from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Ignored, Record, Unreadable
 from connectors.http import Reply, Request
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, waiting
-from orders.fact import AT_MAX, AT_MIN, Address, ParcelScanned, Tracking
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor
+from orders.fact import AT_MAX, AT_MIN, Address, Tracking
 from orders.request import FactWaiting
 
 DAY_MS = 86_400_000
@@ -163,13 +163,6 @@ class Details(msgspec.Struct, rename="camel"):
 
 
 # --- scans
-class Moment(NamedTuple):
-    """When an event happened: in ms, and as its ID has it."""
-
-    at: int
-    key: str
-
-
 def tracked(account: Account, answer: Details, at: int) -> Iterator[Record]:
     tracking = number(answer.tracking_number)
     if not tracking:
@@ -185,7 +178,7 @@ def tracked(account: Account, answer: Details, at: int) -> Iterator[Record]:
         tag = meaning(event)
         latest = max(latest, moment.at)
         settled = settled or tag in SETTLED
-        yield _waiting(account, tracking, f"{moment.key}:{_word(event.event_code)}", moment.at, tag)
+        yield parcel.scanned(account, "usps", tracking, f"{moment.key}:{_word(event.event_code)}", moment.at, tag)
     if latest and not settled:
         days = (answer.expected_delivery_time_stamp, answer.predicted_delivery_date, answer.guaranteed_delivery_time_stamp)
         yield from _estimate(account, tracking, latest, days)
@@ -205,7 +198,7 @@ def number(text: str | None) -> str:
     return found if re.fullmatch(r"[0-9A-Z]{10,34}", found) else ""
 
 
-def when(event: Event) -> Moment | None:
+def when(event: Event) -> parcel.Moment | None:
     """None for what cannot be read or lies outside of 2000 to 2099."""
     gmt, local, ahead = _instant(event.gmt_timestamp), _instant(event.event_timestamp), _ahead(event.gmt_offset)
     meant = local - ahead if local is not None and ahead is not None else gmt
@@ -213,31 +206,14 @@ def when(event: Event) -> Moment | None:
     at, mark = (local, "L") if at is None else (at, "Z")
     if at is None or not AT_MIN <= at < AT_MAX:
         return None
-    return Moment(at, f"{datetime.fromtimestamp(at // 1000, UTC):%Y%m%dT%H%M%S}{mark}")
+    return parcel.Moment(at, f"{datetime.fromtimestamp(at // 1000, UTC):%Y%m%dT%H%M%S}{mark}")
 
 
 def _estimate(account: Account, tracking: str, at: int, days: Iterable[str | None]) -> Iterator[FactWaiting]:
     day = next((found for found in map(_day, days) if found), None)
     if day:
         begins = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
-        yield _waiting(account, tracking, f"eta:{day:%Y%m%d}", at, Tracking.UNKNOWN, begins, begins + DAY_MS - 1)
-
-
-def _waiting(account: Account, tracking: str, what: str, at: int, tag: Tracking, eta_from: int = 0, eta_until: int = 0) -> FactWaiting:
-    scan = ParcelScanned(
-        order="",
-        system=account.source,
-        object=f"{tracking}:{what}",
-        at=at,
-        authority=account.authority,
-        parcel=tracking,
-        tag=tag,
-        carrier="usps",
-        tracking=tracking,
-        eta_from=eta_from,
-        eta_until=eta_until,
-    )
-    return waiting(scan, "tracking", tracking)
+        yield parcel.scanned(account, "usps", tracking, f"eta:{day:%Y%m%d}", at, Tracking.UNKNOWN, begins, begins + DAY_MS - 1)
 
 
 # --- times

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request
 
 from connectors.delivery import too_deep
-from web.admission import invalid
+from web.admission import read_as
 from web.gateway import Gone, Limits, read_body
 from web.problem import Refusal
 
@@ -28,12 +28,7 @@ async def json_body(request: Request[Any, Any, Any], kind: type[T], limits: Limi
         raise Refusal(400, "malformed", "the body is not complete") from None
     if too_deep(raw, DEPTH):
         raise Refusal(400, "too_deep", f"nested more than {DEPTH} levels deep")
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError as error:
-        raise invalid(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Refusal(400, "malformed", "the body is not JSON") from None
+    return read_as(lambda: msgspec.json.decode(raw, type=kind))
 
 
 def text(value: str, field: str, most: int, least: int = 0) -> str:
