@@ -130,6 +130,12 @@ def scanned(
     return waiting(scan, "tracking", tracking)
 
 
+def code(text: str | None) -> str:
+    """A type or code of a scan; "" for what could be anything else."""
+    found = (text or "").strip().upper()
+    return found if re.fullmatch(r"[0-9A-Z]{1,4}", found) else ""
+
+
 # --- texts
 def plain(text: str) -> str:
     """Composed, one space between words, nothing that does not print."""

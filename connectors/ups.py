@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Un
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply, Request
 from connectors.signature import SharedSecret
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor, nothing
 from orders import money
 from orders.fact import AT_MAX, AT_MIN, Address, Tracking
 from orders.request import FactWaiting
@@ -213,7 +213,7 @@ def _told(event: Event) -> tuple[str, parcel.Moment]:
 
 
 def meaning(status: Status) -> Tracking:
-    kind, code = _word(status.type), _word(status.code)
+    kind, code = parcel.code(status.type), parcel.code(status.code)
     if code in CODES and kind not in FIRM:
         return CODES[code]
     return TYPES.get(kind, Tracking.UNKNOWN)
@@ -230,7 +230,7 @@ def _scan(account: Account, tracking: str, moment: parcel.Moment, status: Status
 
 
 def _what(moment: parcel.Moment, status: Status) -> str:
-    return f"{moment.key}:{_word(status.type)}/{_word(status.code)}"
+    return f"{moment.key}:{parcel.code(status.type)}/{parcel.code(status.code)}"
 
 
 def _estimate(account: Account, tracking: str, at: int, day: str | None) -> Iterator[FactWaiting]:
@@ -284,20 +284,6 @@ def _bounded(at: int) -> bool:
 def _digits(text: str | None) -> str:
     found = re.sub(r"[-:]", "", text or "")
     return found if re.fullmatch(r"[0-9]{1,8}", found) else ""
-
-
-def _word(text: str | None) -> str:
-    """A type or code; "" for what could be anything else."""
-    found = (text or "").strip().upper()
-    return found if re.fullmatch(r"[0-9A-Z]{1,4}", found) else ""
-
-
-# --- answers that hold nothing for us
-def nothing(why: str) -> Topic:
-    def read(account: Account, answer: msgspec.Raw, at: int) -> Iterable[Record]:
-        raise Ignored(why)
-
-    return Topic(msgspec.Raw, read)
 
 
 # --- deliveries

@@ -55,7 +55,7 @@ from connectors import parcel
 from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Ignored, Record, Unreadable
 from connectors.http import Reply, Request
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, nothing
 from orders.fact import AT_MAX, AT_MIN, Address, Tracking
 from orders.request import FactWaiting
 
@@ -178,7 +178,7 @@ def tracked(account: Account, answer: Details, at: int) -> Iterator[Record]:
         tag = meaning(event)
         latest = max(latest, moment.at)
         settled = settled or tag in SETTLED
-        yield parcel.scanned(account, "usps", tracking, f"{moment.key}:{_word(event.event_code)}", moment.at, tag)
+        yield parcel.scanned(account, "usps", tracking, f"{moment.key}:{parcel.code(event.event_code)}", moment.at, tag)
     if latest and not settled:
         days = (answer.expected_delivery_time_stamp, answer.predicted_delivery_date, answer.guaranteed_delivery_time_stamp)
         yield from _estimate(account, tracking, latest, days)
@@ -186,7 +186,7 @@ def tracked(account: Account, answer: Details, at: int) -> Iterator[Record]:
 
 def meaning(event: Event) -> Tracking:
     words = event.event_type or ""
-    tag = CODES.get(_word(event.event_code)) or next(
+    tag = CODES.get(parcel.code(event.event_code)) or next(
         (tag for pattern, tag in WORDS if re.search(pattern, words, re.IGNORECASE)), Tracking.UNKNOWN
     )
     return Tracking.RETURNED if tag is Tracking.DELIVERED and TO_SENDER.search(words) else tag
@@ -242,20 +242,6 @@ def _day(text: str | None) -> date | None:
     except ValueError:
         return None
     return found if 2000 <= found.year < 2100 else None
-
-
-def _word(text: str | None) -> str:
-    """An event code; "" for what could be anything else."""
-    found = (text or "").strip().upper()
-    return found if re.fullmatch(r"[0-9A-Z]{1,4}", found) else ""
-
-
-# --- answers that hold nothing for us
-def nothing(why: str) -> Topic:
-    def read(account: Account, answer: msgspec.Raw, at: int) -> Iterable[Record]:
-        raise Ignored(why)
-
-    return Topic(msgspec.Raw, read)
 
 
 def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
