@@ -13,6 +13,7 @@ import ctypes
 import logging
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from actors.line import Line, listen
 from actors.ray_local import LocalRay
 from actors.sender import Sender
 from model import rules
@@ -208,15 +210,27 @@ class ScorerShell:
         from actors.scorer import Scorer  # torch comes in here, and only here
 
         self.scorer = Scorer(weights)
+        self._turn = threading.Lock()  # Ray's thread and those of the lines: one calls it at a time
+        self._listens = ""
 
     def hello(self) -> str:
-        return f"{os.getpid()} {self.scorer.version}"
+        """Waits for the call under way: one that hangs is no reason to be called well."""
+        with self._turn:
+            return f"{os.getpid()} {self.scorer.version}"
+
+    def listen(self, path: str) -> None:
+        """Takes rows by `actors.line` too. Raises OSError."""
+        if self._listens != path:
+            listen(path, self.score)
+            self._listens = path
 
     def score(self, rows: bytes) -> bytes:
-        return self.scorer.score_bytes(rows)
+        with self._turn:
+            return self.scorer.score_bytes(rows)
 
     def reload(self) -> str:
-        return self.scorer.reload()
+        with self._turn:
+            return self.scorer.reload()
 
 
 class ScorerPool:
@@ -239,6 +253,7 @@ class ScorerPool:
         self.actors = [Remote(ray, f"{name}-{number}", ScorerShell, (folder,), pending=most_pending) for number in range(size)]
         self.fallbacks = 0  # questions answered by the rules
         self._waiting: deque[tuple[Rows, asyncio.Future[Scores | None]]] = deque()
+        self._lines: dict[Remote, Line] = {}  # to those on this machine; rows for the others go through Ray
         self._asking: dict[Remote, asyncio.Task[None]] = {}  # the one call under way with each
         self._prober: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()  # one was lost
@@ -261,6 +276,7 @@ class ScorerPool:
             await asyncio.wait([self._prober])
             self._prober = None
         for actor in self.actors:
+            self._cut(actor)
             actor.close()
 
     async def score(self, rows: Rows) -> Scores:
@@ -308,11 +324,15 @@ class ScorerPool:
         scores: Scores | None = None
         try:
             rows = together[0][0] if len(together) == 1 else np.concatenate([rows for rows, _ in together])
-            scores = unpack(await actor.ask("score", rows.tobytes(), deadline_s=self.deadline_s))
-        except (NotMade, Lost) as error:
+            line = self._lines.get(actor)
+            if line is None:
+                answer = await actor.ask("score", rows.tobytes(), deadline_s=self.deadline_s)
+            else:
+                answer = await line.ask(rows.tobytes(), self.deadline_s)
+            scores = unpack(answer)
+        except (NotMade, Lost, OSError) as error:
             log.warning("scorer does not answer", extra={"event": "scorer_lost", "actor": actor.name, "why": str(error)})
-            actor.doubt()
-            self._wake.set()
+            self._doubt(actor)
         finally:
             del self._asking[actor]
             at = 0
@@ -321,11 +341,37 @@ class ScorerPool:
                 at += len(rows)
             self._submit()
 
+    def _doubt(self, actor: Remote) -> None:
+        self._cut(actor)
+        actor.doubt()
+        self._wake.set()
+
+    def _cut(self, actor: Remote) -> None:
+        line = self._lines.pop(actor, None)
+        if line is not None:
+            line.close()
+
+    async def _connect(self, actor: Remote) -> None:
+        """The short way to one that has just said hello. Without it rows go through Ray, more slowly."""
+        self._cut(actor)
+        if not self.ray.scratch:
+            return  # another machine's, or it may be
+        path = f"{self.ray.scratch}/{actor.name}"
+        try:
+            await actor.ask("listen", path, deadline_s=HELLO_S)
+            line = await Line.to(path)
+        except (NotMade, Lost, OSError) as error:
+            log.warning("no line to scorer", extra={"event": "scorer_line", "actor": actor.name, "why": str(error)})
+            return
+        line.died = lambda: self._doubt(actor)
+        self._lines[actor] = line
+
     async def _probe(self) -> None:
         """Brings back actors that do not answer, and starts those that no cluster has."""
         while True:
             for actor in self.actors:
                 if not actor.usable and await actor.revive():
+                    await self._connect(actor)
                     log.info("scorer answers", extra={"event": "scorer_ready", "actor": actor.name, "version": actor.said})
                     self._answering.set()
             self._wake.clear()
@@ -350,7 +396,7 @@ class ScorerPool:
             "versions": sorted({actor.said for actor in usable}),
             "actors": len(self.actors),
             "healthy": len(usable),
-            "in_flight": sum(len(actor.calls) for actor in self.actors),
+            "in_flight": sum(len(actor.calls) for actor in self.actors) + sum(line.busy for line in self._lines.values()),
             "fallbacks": self.fallbacks,
         }
 

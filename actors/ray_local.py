@@ -134,6 +134,12 @@ class LocalRay:
         self._orders.put((what, done))
         done.result()
 
+    @property
+    def scratch(self) -> str:
+        """The private folder (0700) of a cluster on this machine; "" without one, and for one elsewhere."""
+        address = self._address
+        return address.scratch if address is not None else ""
+
     # --- on the keeper's thread
     def _keep(self) -> None:
         failures = 0

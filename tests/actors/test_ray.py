@@ -39,9 +39,18 @@ def rows(count: int) -> Rows:
     return np.random.default_rng(1).random((count, WIDTH), np.float32)
 
 
+WAYS = pytest.mark.parametrize("way", ["line", "ray"])  # rows go to a scorer on this machine by a line, to others through Ray
+
+
+class FarPool(ScorerPool):
+    """As if its scorers were on another machine."""
+
+    async def _connect(self, actor: Remote) -> None: ...
+
+
 @contextlib.asynccontextmanager
-async def pool_of(ray: LocalRay, weights: Path, **settings: Any) -> AsyncIterator[ScorerPool]:
-    pool = ScorerPool(ray, weights, **{"deadline_s": FOREVER_S, **settings})
+async def pool_of(ray: LocalRay, weights: Path, way: str = "line", **settings: Any) -> AsyncIterator[ScorerPool]:
+    pool = (ScorerPool if way == "line" else FarPool)(ray, weights, **{"deadline_s": FOREVER_S, **settings})
     assert await pool.start()
     try:
         yield pool
@@ -51,6 +60,11 @@ async def pool_of(ray: LocalRay, weights: Path, **settings: Any) -> AsyncIterato
 
 async def pid_of(pool: ScorerPool) -> int:
     return int((await pool.actors[0].ask("hello", deadline_s=FOREVER_S)).split()[0])
+
+
+async def under_way(pool: ScorerPool) -> None:
+    while not pool.health()["in_flight"]:
+        await asyncio.sleep(0)
 
 
 async def until_model(pool: ScorerPool) -> Scores:
@@ -117,9 +131,11 @@ def test_a_cluster_that_does_not_answer_is_said_so_at_once() -> None:
 
 
 # --- scoring
-async def test_the_actor_gives_the_answers_of_the_plain_class(ray_cluster: LocalRay, weights: Path) -> None:
+@WAYS
+async def test_the_actor_gives_the_answers_of_the_plain_class(ray_cluster: LocalRay, weights: Path, way: str) -> None:
     plain = Scorer(weights)
-    async with pool_of(ray_cluster, weights) as pool:
+    async with pool_of(ray_cluster, weights, way) as pool:
+        assert bool(pool._lines) == (way == "line")
         for count in (0, 1, 1024, CHUNK + 5):
             expected, found = plain.score(rows(count)), await pool.score(rows(count))
             for name in ("fraud", "late", "shortage", "loss", "priority"):
@@ -163,16 +179,16 @@ def role(name: str, folder: Path, weights: Path, *address: str) -> dict[str, Any
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, Any])
 
 
+@WAYS
 async def test_a_killed_actor_is_replaced_by_the_rules_at_once_and_comes_back(
-    ray_cluster: LocalRay, weights: Path, caplog: pytest.LogCaptureFixture
+    ray_cluster: LocalRay, weights: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The deadline is out of reach, so whoever answers by the rules was told of the death: by the kernel, not a second later by Ray."""
-    async with pool_of(ray_cluster, weights) as pool:
+    async with pool_of(ray_cluster, weights, way) as pool:
         first = await pid_of(pool)
         os.kill(first, signal.SIGSTOP)  # so that calls are certainly under way
         calls = [asyncio.create_task(pool.score(rows(256))) for _ in range(4)]
-        while not pool.actors[0].calls:
-            await asyncio.sleep(0)
+        await under_way(pool)
         os.kill(first, signal.SIGKILL)
         for scores in await asyncio.gather(*calls):
             assert scores.fallback
@@ -185,13 +201,16 @@ async def test_a_killed_actor_is_replaced_by_the_rules_at_once_and_comes_back(
         assert await pid_of(pool) != first
 
 
-async def test_an_actor_that_hangs_costs_one_deadline_and_its_calls_count_as_in_flight(ray_cluster: LocalRay, weights: Path) -> None:
-    async with pool_of(ray_cluster, weights, deadline_s=0.05, most_pending=2) as pool:
+@WAYS
+async def test_an_actor_that_hangs_costs_one_deadline_and_its_calls_count_as_in_flight(
+    ray_cluster: LocalRay, weights: Path, way: str
+) -> None:
+    async with pool_of(ray_cluster, weights, way, deadline_s=0.05, most_pending=2) as pool:
         pid = await pid_of(pool)
         os.kill(pid, signal.SIGSTOP)
         try:
             assert (await pool.score(rows(8))).fallback
-            assert len(pool.actors[0].calls) >= 1
+            await under_way(pool)  # the call that was given up, or the question how it is
             pool.deadline_s = FOREVER_S
             assert (await pool.score(rows(8))).fallback, "it is in doubt: nobody waits for it again"
         finally:
@@ -202,27 +221,28 @@ async def test_an_actor_that_hangs_costs_one_deadline_and_its_calls_count_as_in_
         assert await pid_of(pool) == pid
 
 
-async def test_what_is_asked_while_a_call_is_under_way_travels_together_in_the_next(ray_cluster: LocalRay, weights: Path) -> None:
+@WAYS
+async def test_what_is_asked_while_a_call_is_under_way_travels_together_in_the_next(ray_cluster: LocalRay, weights: Path, way: str) -> None:
     plain = Scorer(weights)
-    async with pool_of(ray_cluster, weights) as pool:
+    async with pool_of(ray_cluster, weights, way) as pool:
         pid = await pid_of(pool)
         os.kill(pid, signal.SIGSTOP)
         asked = [rows(count) for count in (8, 1, 300, 40)]
         calls = [asyncio.create_task(pool.score(asked[0]))]
-        while not pool.actors[0].calls:
-            await asyncio.sleep(0)
+        await under_way(pool)
         calls += [asyncio.create_task(pool.score(some)) for some in asked[1:]]
         for _ in range(5):
             await asyncio.sleep(0)
-            assert len(pool.actors[0].calls) == 1
+            assert pool.health()["in_flight"] == 1
         sent: list[int] = []
-        ask = pool.actors[0].ask
+        carrier: Any = pool._lines[pool.actors[0]] if way == "line" else pool.actors[0]
+        ask = carrier.ask
 
-        async def counted(method: str, data: bytes, *, deadline_s: float) -> Any:
-            sent.append(len(data) // asked[0][0].nbytes)
-            return await ask(method, data, deadline_s=deadline_s)
+        async def counted(*what: Any, **how: Any) -> Any:
+            sent.append(len(what[0 if way == "line" else 1]) // asked[0][0].nbytes)
+            return await ask(*what, **how)
 
-        pool.actors[0].ask = counted  # type: ignore[method-assign, assignment]
+        carrier.ask = counted
         os.kill(pid, signal.SIGCONT)
         for some, scores in zip(asked, await asyncio.gather(*calls), strict=True):
             alone = plain.score(some)
@@ -247,10 +267,11 @@ async def test_more_calls_than_ray_takes_are_refused_before_they_leave(ray_clust
         remove(actor)
 
 
-async def test_a_promoted_version_serves_after_a_reload_without_a_mixed_answer(ray_cluster: LocalRay, tmp_path: Path) -> None:
+@WAYS
+async def test_a_promoted_version_serves_after_a_reload_without_a_mixed_answer(ray_cluster: LocalRay, tmp_path: Path, way: str) -> None:
     versions = [save(tmp_path, Network(seed), rows(4), created_from="made up", data=(0, 0, 0), metrics={}) for seed in (1, 2)]
     promote(tmp_path, versions[0])
-    async with pool_of(ray_cluster, tmp_path, name="swapped") as pool:
+    async with pool_of(ray_cluster, tmp_path, way, name=f"swapped-{way}") as pool:
         plain = {}
         for version in versions:
             promote(tmp_path, version)
