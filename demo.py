@@ -54,6 +54,7 @@ FEED_CONNECTIONS = 32
 TWICE_EVERY, FORGED_EVERY = 40, 97  # of the webhooks, with faults
 SIGNED_IN = frozenset({"x-shopify-hmac-sha256", "stripe-signature", "webhook-signature", "credential"})
 VENDOR_OF = {source: vendor for vendor, source in SOURCES.items()}
+ROLES = ("worker", "gateway", "archive")
 DOES = {  # where an account may not do all that its vendor can
     # The warehouse of this world prints its labels itself, whatever we hold: one that we bought would be the parcel's second.
     "ups": ["tracking.subscribe"],
@@ -182,7 +183,7 @@ def configuration(folder: Path, port: int, ports: dict[str, int]) -> Path:
     connected = {one.vendor: one.account for one in accounts(hook)}
     tree = {
         "data": str(folder),
-        "http": {"port": port, "worker_port": 0},
+        "http": {"port": port, "worker_port": 0, "archive_port": 0},
         "brand": {"tracking_base": f"http://127.0.0.1:{port}"},
         "workflow": {"settle_minutes": 0.05, "feedback_after_hours": 0.001, "location": LOCATION},
         "accounts": [
@@ -227,7 +228,7 @@ def free_port() -> int:
 async def installation(
     folder: Path, port: int, options: Options, environ: Mapping[str, str], stopping: asyncio.Future[Any]
 ) -> AsyncIterator[tuple[Settings, Store, Log]]:
-    """Stand-ins, store, log, worker and gateway, until the block ends; given up in mid-start when `stopping` is done."""
+    """Stand-ins, store, log and our roles, until the block ends; given up in mid-start when `stopping` is done."""
     ports_file = folder / "stand_ins.json"
     ports_file.unlink(missing_ok=True)
     (folder / "stats.json").unlink(missing_ok=True)
@@ -246,7 +247,7 @@ async def installation(
                 await wire.lay_out(settings, store, log)
                 (folder / "received.jsonl").touch()
                 running: dict[str, asyncio.subprocess.Process] = {}
-                kept = [asyncio.create_task(wire.keep(name, config, environment, running, roles_log)) for name in ("worker", "gateway")]
+                kept = [asyncio.create_task(wire.keep(name, config, environment, running, roles_log)) for name in ROLES]
                 try:
                     given_up = partial(_any_done, [*kept, stopping])
                     await _until(partial(_ready, folder / "stats.json"), "the worker", given_up, folder)

@@ -157,7 +157,7 @@ def _asked(shop: str, public: str) -> tuple[tuple[str, ...], str, str]:
 @main.command(epilog="Example: run.py --config orderflow.yaml serve")
 @click.pass_context
 def serve(context: click.Context) -> None:
-    """Gateway, worker and, where vendors are to be asked, poller as processes; SIGTERM drains all within 30 s."""
+    """Gateway, worker, archive and, where vendors are to be asked, poller as processes; SIGTERM drains all within 30 s."""
     import wire
 
     context.exit(_run(wire.serve(_settings(context), context.obj["config"], os.environ)))
@@ -181,6 +181,15 @@ def gateway(context: click.Context) -> None:
     import wire
 
     context.exit(_run(wire.gateway(_settings(context), os.environ)))
+
+
+@main.command(epilog="Example: run.py archive    (beside the workers, one or more; `train` and `recover` read what it writes)")
+@click.pass_context
+def archive(context: click.Context) -> None:
+    """Keep every record of the log in Parquet files, by partition and day."""
+    import wire
+
+    context.exit(_run(wire.archive(_settings(context), os.environ)))
 
 
 @main.command(epilog="Example: run.py poller    (one at a time polls; a second one waits)")

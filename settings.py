@@ -203,6 +203,7 @@ class Http(Section, frozen=True):
     port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
     worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
     poller_port: Annotated[int, Meta(description="health and metrics of the poller", ge=0, le=65535)] = 8082
+    archive_port: Annotated[int, Meta(description="health and metrics of the archive", ge=0, le=65535)] = 8083
     token: Annotated[Ref | None, Meta(description="a machine's bearer token that may do everything, by reference")] = None
     rate: Annotated[float, Meta(description="requests a second of one caller to `POST /v1/facts`, twice as many at once", gt=0)] = 500.0
 

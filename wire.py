@@ -654,7 +654,7 @@ def pushing(settings: Settings) -> set[str]:
 def roles(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What `serve` starts. Raises SettingsError."""
     asked = any(client.by_time or client.can(TRACKING) for client in clients(settings, environment))
-    return ("worker", "gateway", "poller") if asked else ("worker", "gateway")
+    return ("worker", "gateway", *(("archive",) if settings.archive else ()), *(("poller",) if asked else ()))
 
 
 def people(settings: Settings, environment: Mapping[str, str]) -> People:
@@ -716,10 +716,8 @@ async def worker(
     """The stream processors until SIGTERM; returns the exit code."""
     from actors.handles import LocalScorer, ScorerPool, SenderHandle
     from actors.sender import Sender
-    from connectors.archive import Archive
     from connectors.registry import ABILITIES
     from streams.app import PIPELINE, make_app
-    from streams.archiver import Archiver
     from streams.driver import reposition
     from streams.watchdog import Watchdog
     from web.health import Health, HealthServer
@@ -759,7 +757,7 @@ async def worker(
             except Exception as error:  # noqa: BLE001 - the others go on; its claims wait in the schedule
                 log.error("channel cannot start", channel=channel, error=type(error).__name__)
         dispatcher = Dispatcher(senders, clock, await modes_of(settings, store).read(), meter)
-        apps: list[faust.App] = []
+        apps: list[faust.App] = []  # of one, which is made of the worker that is made with it
         w = Worker(
             processors(settings, environment, ABILITIES),
             layout=settings.layout.id,
@@ -777,22 +775,6 @@ async def worker(
         topics = (*PIPELINE, *(source.topic for source in settings.sources))
         session = settings.kafka.session_timeout_s
         apps.append(make_app(settings.group, address, w, w.offer, topics=topics, folder=folder, session_timeout_s=session))
-        archiver: Archiver | None = None
-        if settings.archive:
-            archiver = Archiver(Archive(folder / "archive"), log_, clock, crash, lambda tp: reposition(apps[1], tp))
-            group = f"{settings.group}-archive"
-            apps.append(
-                make_app(
-                    group,
-                    address,
-                    archiver,
-                    archiver.offer,
-                    topics=TOPICS,
-                    folder=folder,
-                    gather_s=ARCHIVE_GATHER_S,
-                    session_timeout_s=session,
-                )
-            )
         health = Health(
             metrics,
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],
@@ -805,7 +787,7 @@ async def worker(
         await asyncio.to_thread(only_here, settings, server.port)
         health.start()
         stack.push_async_callback(health.close)
-        watchdog = Watchdog(w, lambda: crashed[0] if crashed else next((app.crash_reason for app in apps if app.crashed), None))
+        watchdog = Watchdog(w, lambda: crashed[0] if crashed else apps[0].crash_reason if apps[0].crashed else None)
         stack.callback(watchdog.close)
         background = [
             watchdog.start(),
@@ -814,8 +796,7 @@ async def worker(
             asyncio.create_task(keep_stalled(meter, w, store, settings)),
             asyncio.create_task(keep_repairs(store, metrics)),
         ]
-        for app in apps:
-            await app.start()
+        await apps[0].start()
         calm_collector()
         log.info("worker runs", port=server.port)
         await asyncio.wait([stopping, asyncio.ensure_future(ended.wait()), *background], return_when=asyncio.FIRST_COMPLETED)
@@ -827,10 +808,7 @@ async def worker(
             async with asyncio.timeout(DRAIN_S):
                 await dispatcher.close(DRAIN_S / 2)  # first: the lanes commit what the last calls brought
                 await w.close()
-                for app in apps:
-                    await app.stop()
-                if archiver is not None:
-                    await archiver.close()
+                await apps[0].stop()
         except TimeoutError:
             log.warning("drain took too long; what is under way is read again")
         for task in background:
@@ -900,6 +878,70 @@ async def keep_repairs(store: Store, metrics: Metrics) -> None:
         with contextlib.suppress(StoreDown, StoreRefused):
             await repairs.look(store)
         await asyncio.sleep(REPAIRS_EVERY_S)
+
+
+async def archive(settings: Settings, environment: Mapping[str, str], stop: Callable[[], Awaitable[None]] = stop_signal) -> int:
+    """Every record of the log into files until SIGTERM; returns the exit code."""
+    from connectors.archive import Archive
+    from streams.app import make_app
+    from streams.archiver import Archiver
+    from streams.driver import reposition
+    from streams.watchdog import Watchdog
+    from web.health import Health, HealthServer
+
+    metrics, folder = Metrics(), data_folder(settings)
+    metrics.build_info(VERSION).set(1)
+    crashed: list[BaseException] = []
+    ended = asyncio.Event()
+
+    def crash(error: BaseException) -> None:
+        crashed.append(error)
+        ended.set()
+
+    stopping = await heard(stop)
+    async with contextlib.AsyncExitStack() as stack:
+        log_ = await stack.enter_async_context(opened(log_of(settings)))
+        await check_layout(settings, log_)
+        apps: list[faust.App] = []
+        archiver = Archiver(Archive(folder / "archive"), log_, WallClock(), crash, lambda tp: reposition(apps[0], tp))
+        app = make_app(
+            f"{settings.group}-archive",
+            log_url(settings),
+            archiver,
+            archiver.offer,
+            topics=TOPICS,
+            folder=folder,
+            gather_s=ARCHIVE_GATHER_S,
+            session_timeout_s=settings.kafka.session_timeout_s,
+        )
+        apps.append(app)
+        health = Health(metrics, lambda: () if archiver.ready else ("partitions are being opened",))
+        with listening(settings, "archive_port"):
+            server = HealthServer(health, settings.http.archive_port, settings.http.host, people=people(settings, environment))
+            server.start()
+        stack.callback(server.close)
+        health.start()
+        stack.push_async_callback(health.close)
+        watchdog = Watchdog(archiver, lambda: crashed[0] if crashed else app.crash_reason if app.crashed else None)
+        stack.callback(watchdog.close)
+        watching = watchdog.start()
+        await app.start()
+        calm_collector()
+        log.info("archive runs", port=server.port)
+        await asyncio.wait([stopping, asyncio.ensure_future(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+        health.drain()
+        watchdog.close()
+        watching.cancel()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await app.stop()
+                await archiver.close()
+        except TimeoutError:
+            log.warning("drain took too long; what is not in a file is read again")
+    if crashed:
+        log.error("archive ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
+        return 70
+    return 0
 
 
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
@@ -986,7 +1028,7 @@ async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str
 
 
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
-    """Worker, gateway and perhaps poller as processes, started again when they fail; until SIGTERM, or until one is given up."""
+    """Worker, gateway and perhaps archive and poller as processes, started again when one fails; until SIGTERM, or until it is given up."""
     stopping = await heard(stop_signal)
     async with store_of(settings):
         running: dict[str, asyncio.subprocess.Process] = {}
@@ -1254,9 +1296,9 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
     if settings.log != "embedded":
         yield
         return
-    from streams.sqlite_log import LogTaken, WorkerLock
+    from streams.sqlite_log import GroupLock, LogTaken
 
-    lock = WorkerLock(settings.folder / "log")
+    lock = GroupLock(settings.folder / "log", settings.group)
     try:
         lock.take()
     except LogTaken as error:
@@ -1392,7 +1434,7 @@ def train(settings: Settings, out: Path, mature_days: int, tell: Callable[[str],
     archive = Archive(settings.folder / "archive")
     parts = [archive.read(tp) for tp in archive.partitions() if tp[0] == "facts"]
     if not parts:
-        raise Failed(f"there is no archive in {settings.folder}: run a worker with `archive: true` first")
+        raise Failed(f"there is no archive in {settings.folder}: run `run.py archive` (with `archive: true`, `serve` does) first")
     try:
         made = train_from_archive(
             _archived_facts(parts), out, created_from=f"archive of {settings.shop}", mature_ms=mature_days * 86_400_000, tell=tell

@@ -56,6 +56,7 @@ class Installation:
         self._configs: list[Path] = []
         self._ports: list[int] = []
         self._workers: list[asyncio.subprocess.Process] = []
+        self._archive: asyncio.subprocess.Process | None = None
 
     @property
     def orders(self) -> list[LaneId]:
@@ -71,6 +72,8 @@ class Installation:
             self._ports.append(port)
             self._workers.append(await wire.role("worker", config, os.environ, stderr=self._log_file))
             await self._ready(len(self._ports))
+        if self.plan.archive:
+            self._archive = await wire.role("archive", self.folder / "worker-0.yaml", os.environ, stderr=self._log_file)
 
     async def _ready(self, count: int) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -86,26 +89,31 @@ class Installation:
         raise wire.Failed("the workers did not become ready:\n" + self.last_words())
 
     def check(self) -> None:
-        """Raises wire.Failed when a worker has ended."""
-        if any(worker.returncode is not None for worker in self._workers):
-            raise wire.Failed("a worker ended:\n" + self.last_words())
+        """Raises wire.Failed when a worker or the archive has ended."""
+        roles = [*self._workers, *([self._archive] if self._archive is not None else [])]
+        if any(role.returncode is not None for role in roles):
+            raise wire.Failed("a role ended:\n" + self.last_words())
 
     def last_words(self) -> str:
         return "\n".join((self.folder / "workers.log").read_text(errors="replace").splitlines()[-8:])
 
     async def stop_workers(self) -> list[int | None]:
-        """Their exit codes."""
+        """Their exit codes; the archive goes with them."""
         workers, self._workers = self._workers, []
+        archive, self._archive = self._archive, None
         if workers:
             await wire.end_roles(workers)
+            if archive is not None:
+                await wire.end_roles([archive])
             self._log_file.close()
         return [worker.returncode for worker in workers]
 
     # --- what is known of it
     def processes(self) -> dict[str, list[int]]:
-        """PIDs by what they are: "worker", "ray", "store", "broker", "feeder" (this process)."""
+        """PIDs by what they are: "worker", "archive", "ray", "store", "broker", "feeder" (this process)."""
         found: dict[str, list[int]] = {
             "worker": [w.pid for w in self._workers],
+            "archive": [self._archive.pid] if self._archive is not None else [],
             "feeder": [os.getpid()],
             "ray": [],
             "store": [],
@@ -186,7 +194,7 @@ def _configure(path: Path, folder: Path, log: str, plan: Plan, port: int) -> Non
         "archive": plan.archive,
         "replicated": False,  # one broker
         "layout": {"partitions": plan.partitions},
-        "http": {"worker_port": port},
+        "http": {"worker_port": port, "archive_port": 0},
     }
     path.write_text(yaml.safe_dump(dict(tree)))
 

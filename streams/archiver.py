@@ -52,6 +52,8 @@ class Archiver:
         self._compacted = ""  # the day up to which small files were joined
         self._shelves: dict[TP, Shelf] = {}
         self._opening: dict[TP, asyncio.Task[None]] = {}
+        self.unpositioned_since: dict[TP, float] = {}  # loop time; the watchdog looks at it
+        self.lanes: dict[TP, Any] = {}  # there are none
         self._writing = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -61,10 +63,12 @@ class Archiver:
             self._keeper = asyncio.create_task(self._keep())
         for tp in partitions:
             if tp not in self._shelves and tp not in self._opening:
+                self.unpositioned_since[tp] = asyncio.get_running_loop().time()
                 self._opening[tp] = asyncio.create_task(self._open(tp))
 
     async def revoked(self, partitions: frozenset[TP]) -> None:
         for tp in partitions:
+            self.unpositioned_since.pop(tp, None)
             task = self._opening.pop(tp, None)
             if task is not None:
                 task.cancel()
@@ -86,6 +90,10 @@ class Archiver:
     def mismatch(self, tp: TP, why: str) -> None:
         log.error("archive stopped", topic=tp.topic, partition=tp.partition, reason=why)
         self._crash(RuntimeError(f"archive: {tp.topic}.{tp.partition}: {why}"))
+
+    @property
+    def ready(self) -> bool:
+        return self._keeper is not None and not self._opening
 
     # --- called by the app's agents
     def offer(self, chunk: Chunk) -> None:
@@ -119,6 +127,7 @@ class Archiver:
             self.mismatch(tp, f"the manifest goes on at {position}, the log holds {first} to {end}")
             return
         self._shelves[tp] = Shelf(position)
+        self.unpositioned_since.pop(tp, None)
         self._opening.pop(tp, None)
 
     async def _keep(self) -> None:

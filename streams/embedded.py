@@ -20,7 +20,7 @@ from streams import driver
 from streams.driver import CHUNK_RECORDS
 from streams.partition import partition_of
 from streams.processor import Chunk
-from streams.sqlite_log import EmbeddedLog, Head, WorkerLock
+from streams.sqlite_log import EmbeddedLog, GroupLock, Head
 from streams.transport import TP, LogDown, LogMismatch
 
 POLL_S = 0.004  # how soon records of another process are seen
@@ -29,14 +29,14 @@ IDLE_AFTER_S = 1.0
 
 
 class Consumer(driver.Consumer):
-    """Reads the folder that the app's URL names. Starting raises LogTaken when another worker process has it."""
+    """Reads the folder that the app's URL names. Starting raises LogTaken when another process reads it for the same group."""
 
     _log: EmbeddedLog
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._log = cast(Transport, self.transport).new_log()
-        self._lock = WorkerLock(self._log.folder)
+        self._lock = GroupLock(self._log.folder, self.app.conf.id)
         self._assigned: frozenset[TP] = frozenset()
         self._heads: dict[TP, Head] = {}
         self._ids: dict[str, str] = {}  # of the topics when they were assigned

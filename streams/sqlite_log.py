@@ -1,6 +1,6 @@
 """The embedded log: topics and partitions in one SQLite file, with Kafka's meaning of offset, group and retention.
 
-Any number of processes append, one worker process reads and commits (`WorkerLock`). What is appended is on disk before
+Any number of processes append, of each group one process reads and commits (`GroupLock`). What is appended is on disk before
 `append` returns: WAL with synchronous=FULL, and one thread that gathers what waits into one transaction, so that one
 fsync serves many. Records lie in batches, one row each, with a checksum.
 """
@@ -127,40 +127,40 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-class WorkerLock:
-    """Held by the one worker process of a folder; shared by the apps inside that process; gone when the process is."""
+class GroupLock:
+    """Held by the one process that reads a folder for a group; shared by the apps inside that process; gone when the process is."""
 
-    _held: dict[Path, tuple[int, int]] = {}  # folder -> file descriptor, how many times taken
+    _held: dict[Path, tuple[int, int]] = {}  # file -> its descriptor, how many times taken
     _guard = threading.Lock()
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+    def __init__(self, folder: Path, group: str) -> None:
+        self._file = folder.resolve() / f"{group}.lock"
 
     def take(self) -> None:
         """Raises LogTaken, naming the process that has it."""
         with self._guard:
-            fd, count = self._held.get(self._folder, (-1, 0))
+            fd, count = self._held.get(self._file, (-1, 0))
             if not count:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                fd = os.open(self._folder / "worker.lock", os.O_RDWR | os.O_CREAT, 0o644)
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                fd = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or "?"
                     os.close(fd)
                     raise LogTaken(
-                        f"the embedded log in {self._folder} is read by another worker (process {owner}); "
-                        "it serves one worker, use Kafka for more, or stop the other one"
+                        f"the embedded log in {self._file.parent} is read by another worker (process {owner}) of the group "
+                        f"{self._file.stem}; it serves one, use Kafka for more, or stop the other one"
                     ) from None
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, str(os.getpid()).encode(), 0)
-            self._held[self._folder] = (fd, count + 1)
+            self._held[self._file] = (fd, count + 1)
 
     def release(self) -> None:
         with self._guard:
-            fd, count = self._held.pop(self._folder)
+            fd, count = self._held.pop(self._file)
             if count > 1:
-                self._held[self._folder] = (fd, count - 1)
+                self._held[self._file] = (fd, count - 1)
             else:
                 os.close(fd)
 

@@ -9,11 +9,12 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import structlog
 
-from streams.worker import Worker
+from streams.transport import TP
 
 log = structlog.get_logger("watchdog")
 EXIT_CODE = 70
@@ -22,12 +23,22 @@ TURN_S = 60.0
 LOOP_S = 60.0
 
 
+class Watched(Protocol):
+    """A worker, or the archive."""
+
+    @property
+    def unpositioned_since(self) -> Mapping[TP, float]: ...  # partitions that are ours and not read yet: loop time
+
+    @property
+    def lanes(self) -> Mapping[TP, Any]: ...
+
+
 class Watchdog:
     """Ends the process when a turn, a partition without a position, or the event loop stands still for too long."""
 
     def __init__(
         self,
-        worker: Worker,
+        worker: Watched,
         crashed: Callable[[], BaseException | None],
         *,
         unpositioned_s: float = UNPOSITIONED_S,

@@ -22,7 +22,7 @@ import settings
 import wire
 from connectors.valkey import EmbeddedValkey
 from streams.clock import WallClock
-from streams.sqlite_log import WorkerLock
+from streams.sqlite_log import GroupLock
 from web.audit import Audit, Audited
 
 ROOT = Path(run.__file__).parent
@@ -226,8 +226,8 @@ def test_a_data_folder_that_cannot_be_written_is_named(say: Say, place: Path) ->
 
 def test_a_second_worker_on_the_embedded_log_is_told_who_has_it(say: Say, place: Path, laid_out: Path) -> None:
     shutil.copytree(laid_out, place / "data")
-    lock = WorkerLock(place / "data" / "log")
-    held = subprocess.Popen([sys.executable, "-c", HOLD, place / "data/log/worker.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    lock = GroupLock(place / "data" / "log", "orderflow")
+    held = subprocess.Popen([sys.executable, "-c", HOLD, place / "data/log/orderflow.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert held.stdout is not None and held.stdout.readline() == b"held\n"
         said = failing(say, "--config", configured(place, http={"worker_port": 0}), "worker")

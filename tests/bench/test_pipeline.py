@@ -32,7 +32,7 @@ async def test_the_pipeline_bench_carries_every_fact_and_checks_what_came_of_it(
     assert run.records_per_fact["references"] > 0
     assert run.messages_wanted_per_fact > 0
     assert run.store_bytes_per_order > 500
-    assert {"worker", "ray", "store", "feeder"} <= run.cpu_seconds.keys()
+    assert {"worker", "archive", "ray", "store", "feeder"} <= run.cpu_seconds.keys()
     assert min(run.memory_pss_mb[name] for name in ("worker", "ray", "store")) > 0
     assert run.disk_mb.keys() == {"store", "log", "archive"}
     assert run.stage_seconds["orders"].keys() == set(STAGES)
@@ -49,7 +49,7 @@ async def test_the_latency_bench_measures_each_fact_of_its_pace_and_no_other() -
         assert 200 <= row.facts < 220  # those that named only a tracking number come back as facts of their own
         assert 0 < row.p50 <= row.p95 <= row.p99 <= row.worst
         assert row.worker_cores > 0
-        assert row.other_cores.keys() == {"ray", "store", "broker", "feeder"}
+        assert row.other_cores.keys() == {"archive", "ray", "store", "broker", "feeder"}
     assert latency.medians(rows) == {200: pytest.approx((rows[0].p99 + rows[1].p99) / 2)}
 
 

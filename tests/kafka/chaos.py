@@ -111,7 +111,7 @@ async def run(
 async def _faults(rng: random.Random, its: Installation, kafka: Kafka, seconds: float, every: float, breaks: bool) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     began, happened = loop.time(), Counter[str]()
-    plan = ["leave", "kill", "freeze"]
+    plan = ["leave", "kill", "freeze", *(["archive killed"] if its.archive is not None else [])]
     rng.shuffle(plan)
     while loop.time() - began < seconds or plan or breaks:
         await asyncio.sleep(every * rng.uniform(0.5, 1.5))
@@ -125,6 +125,10 @@ async def _faults(rng: random.Random, its: Installation, kafka: Kafka, seconds: 
             continue
         fault = plan.pop() if plan else rng.choice(["leave", "kill", "freeze"])
         happened[fault] += 1
+        if fault == "archive killed":
+            await its.end_archive(signal.SIGKILL)
+            await its.start(0)
+            continue
         victim = rng.choice(its.workers)
         if fault == "freeze":
             victim.send_signal(signal.SIGSTOP)

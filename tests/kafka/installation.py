@@ -47,6 +47,7 @@ class Installation:
         self.settings = settings_module.load(self.config)
         self.environment = {**os.environ, **ENVIRONMENT}
         self.workers: list[Process] = []
+        self.archive: Process | None = None
         self.ended: list[int] = []  # exit codes of those that ended by themselves
         self.store: Store
         self.log: Log
@@ -56,6 +57,8 @@ class Installation:
     async def start(self, count: int = 1) -> None:
         for _ in range(count):
             self.workers.append(await wire.role("worker", self.config, self.environment, stderr=self._said))
+        if self.settings.archive and self.archive is None:
+            self.archive = await wire.role("archive", self.config, self.environment, stderr=self._said)
 
     async def ready(self, timeout: float = 40.0) -> None:
         """Until every worker that was started is in the group and every partition has its lane."""
@@ -82,6 +85,9 @@ class Installation:
 
     async def revive(self) -> None:
         """Starts others for those that ended by themselves, as a supervisor does: one that starts while the broker is away gives up."""
+        if self.archive is not None and self.archive.returncode is not None:
+            self.ended.append(await self.end_archive())
+            await self.start(0)
         for worker in [worker for worker in self.workers if worker.returncode is not None]:
             self.ended.append(await self.end(worker))
             await self.start()
@@ -89,9 +95,21 @@ class Installation:
     async def stop(self) -> None:
         """All of them leave, in good order."""
         codes = await asyncio.gather(*(self.end(worker) for worker in list(self.workers)))
+        if self.archive is not None:
+            codes.append(await self.end_archive())
         assert set(codes) <= {0}, f"exit codes {codes}\n{self.said()}"
 
+    async def end_archive(self, number: int = signal.SIGTERM) -> int:
+        """Its exit code."""
+        assert self.archive is not None
+        archive, self.archive = self.archive, None
+        with contextlib.suppress(ProcessLookupError):
+            archive.send_signal(number)
+        return await asyncio.wait_for(archive.wait(), 40)
+
     async def close(self) -> None:
+        if self.archive is not None:
+            await self.end_archive(signal.SIGKILL)
         for worker in list(self.workers):
             await self.end(worker, signal.SIGKILL)
         self._said.close()
@@ -256,7 +274,7 @@ async def installation(
         "replicated": False,
         "kafka": {"session_timeout_s": 1.0},
         "layout": {"partitions": partitions},
-        "http": {"worker_port": 0},
+        "http": {"worker_port": 0, "archive_port": 0},
         "workflow": {"settle_minutes": 0.02, "feedback_after_hours": 0.001},
         "channels": channels(stand_ins),
         **more,

@@ -29,7 +29,7 @@ from streams.lane import decode_parked
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Processor, Record, Result
 from streams.recovery import rebuild, refold
-from streams.sqlite_log import EmbeddedLog, WorkerLock
+from streams.sqlite_log import EmbeddedLog, GroupLock
 from streams.transport import LogMismatch
 from tests.streams.town import Opinion, Provider, Town
 from tests.streams.toy import MemoryLog, Toy
@@ -243,9 +243,9 @@ async def test_what_the_last_commits_had_still_to_tell_is_told_again(place: Plac
 
 async def test_a_worker_at_work_keeps_recover_away(place: Place) -> None:
     await wire.lay_out(place.settings, place.store, place.log)
-    lock = WorkerLock(place.settings.folder / "log")
+    lock = GroupLock(place.settings.folder / "log", place.settings.group)
     script = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('has it', flush=True); sys.stdin.read()"
-    its, pipe = str(place.settings.folder / "log" / "worker.lock"), asyncio.subprocess.PIPE
+    its, pipe = str(place.settings.folder / "log" / f"{place.settings.group}.lock"), asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, its, stdin=pipe, stdout=pipe)
     try:
         assert process.stdout is not None

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.clock import VirtualClock
-from streams.sqlite_log import BATCH_RECORDS, FILE, EmbeddedLog, LogTaken, WorkerLock, connect
+from streams.sqlite_log import BATCH_RECORDS, FILE, EmbeddedLog, GroupLock, LogTaken, connect
 from streams.transport import TP, LogDown, LogMismatch
 from tests.streams.transport.lanes import Lanes, make_app, running
 
@@ -182,14 +182,17 @@ async def test_a_closed_log_says_so(tmp_path: Path) -> None:
         await log.bounds("facts")
 
 
-def test_the_worker_lock_is_shared_within_a_process_and_nowhere_else(tmp_path: Path) -> None:
-    one, two = WorkerLock(tmp_path), WorkerLock(tmp_path)
+def test_a_group_s_lock_is_shared_within_a_process_and_nowhere_else(tmp_path: Path) -> None:
+    one, two = GroupLock(tmp_path, "g"), GroupLock(tmp_path, "g")
     one.take()
     two.take()
     one.release()
-    code = "import sys; from streams.sqlite_log import WorkerLock; from pathlib import Path; WorkerLock(Path(sys.argv[1])).take()"
-    attempt: Any = [sys.executable, "-c", code, str(tmp_path)]
+    code = (
+        "import sys; from streams.sqlite_log import GroupLock; from pathlib import Path; GroupLock(Path(sys.argv[1]), sys.argv[2]).take()"
+    )
+    attempt: Any = [sys.executable, "-c", code, str(tmp_path), "g"]
     root = Path(__file__).parents[3]
+    assert subprocess.run([*attempt[:-1], "g-archive"], cwd=root, timeout=60).returncode == 0, "another group is another reader"
     refused = subprocess.run(attempt, cwd=root, capture_output=True, text=True, timeout=60)
     assert LogTaken.__name__ in refused.stderr
     two.release()
