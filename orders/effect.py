@@ -25,7 +25,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
     number: int
     claimed_at: int
     deadline: int  # ms: a call not started by then must not start; past it without an outcome it is unknown
-    body_hash: str  # of the rendered bytes; behind an @ the channel they left by, where it is another than "webhook"
+    body_hash: str  # of the rendered bytes; behind an @ the channel they left by, where it is another than "webhook", or a / follows:
+    # the carrier and service of a label, where a table of rates chose them
     outcome: str = ""
     outcome_at: int = 0
     after: int = 0  # retryable: not before, ms

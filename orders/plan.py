@@ -8,9 +8,11 @@ at the claim, at everything that may have changed since it became wanted.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
+from itertools import count
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -27,11 +29,26 @@ from orders.request import (
     StockRequested,
     StockShipped,
 )
+from orders.sourcing import NOTHING, Choice, Item, choose, parcel_way, serving, ways
 from orders.state import Order, effect_name
 from orders.status import WORDS, Status
-from orders.view import ADDRESS_HOLD, REVIEW_HOLD, TROUBLE, Parcel, View, awaits_review, decline_timer, review_timer, wanted
+from orders.view import (
+    ADDRESS_HOLD,
+    REVIEW_HOLD,
+    TROUBLE,
+    Parcel,
+    View,
+    awaits_review,
+    by_stock,
+    decline_timer,
+    line_asked,
+    review_timer,
+    wanted,
+    where,
+)
 
 RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock.ship shipped"
+SOURCED = "stock.reserve sourced"  # the same at a location that the table of rates chose
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
 REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
 PAYMENT_LINK, TRACKING_LINK, NUMBER_LINK = "reference.link payment", "reference.link tracking", "reference.link number"
@@ -133,23 +150,35 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
 
     # stock and warehouse
     reserving: set[str] = set()
+    needed: dict[str, str] | None = None  # where there is a table of rates: line -> where it is to be reserved
     if going:
+        short: Collection[str] = view.short
         due = paid or (placed.total > 0 and view.authorized >= placed.total)
         if due and "stock" not in placed.not_applicable:
-            for line in view.lines:
-                if wanted(view, line) > 0:
-                    reserving.add(line.line)
-                    effects.append(f"{RESERVE} {asking(view, line.line)}")
-        if view.short and not view.shipped_at:
+            if policy.sourcing.rates:
+                choice = sourced(view, order, policy)
+                needed = places(view, order, policy, choice)
+                reserving.update(needed)
+                effects.extend(requests(view, order, policy, needed))
+                short = waiting(view, choice)
+            else:
+                for line in view.lines:
+                    if wanted(view, line) > 0:
+                        reserving.add(line.line)
+                        name = f"{RESERVE} {asking(view, line.line)}"
+                        if not order.ledger or name in order.ledger or not by_stock(view.reserved.get(line.line)):  # sourced, once
+                            effects.append(name)
+        if short and not view.shipped_at:
             effects.extend(say.backordered)
-        if view.short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
+        if short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
             effects.append("team.notice stock_risk")
         effects.extend([f"team.notice stock_risk {line}" for line in view.pick_short])
         if view.reserved and paid and not view.shipped_at:
             effects.extend(say.in_progress)
-            effects.extend([f"{PICK} {location}" for location in unpicked(view)])
-    if (view.reserved or view.short) and not past:
-        _stock(view, out, reserving, cancelled, verdict)
+            if needed is None or all(view.reserved[line].location == place for line, place in needed.items() if line in view.reserved):
+                effects.extend([f"{PICK} {location}" for location in unpicked(view)])
+    if (view.reservations or view.shortages) and not past:
+        _stock(view, order, out, reserving, needed, cancelled, verdict)
     if view.holds and not past:
         if ADDRESS_HOLD in view.holds:
             effects.extend(say.address_incomplete)
@@ -250,18 +279,40 @@ def _shop_knows(view: View, parcel: Parcel) -> bool:
     return view.placed is not None and view.placed.system in parcel.systems
 
 
-def _stock(view: View, out: Wanted, reserving: set[str], cancelled: bool, verdict: str) -> None:
-    """Reserved stock leaves with its parcel, or is given back once nothing asks for it; a decline that settles keeps it."""
+def _stock(
+    view: View, order: Order, out: Wanted, reserving: set[str], needed: Mapping[str, str] | None, cancelled: bool, verdict: str
+) -> None:
+    """Reserved stock leaves with its parcel, or is given back once nothing asks for it; a decline that settles keeps it.
+
+    A line that moves keeps what it has, a place in a queue too, until it is reserved where it is needed.
+    """
     gone = [p for p in view.parcels.values() if p.shipped_at]
-    for line, reservation in view.reserved.items():
-        if reservation.system == "stock":
-            if gone and (view.all_shipped or line_left(line, gone)):
-                out.effects.append(f"{LEFT} {reservation.object}")
-            elif line not in reserving and (cancelled or verdict in (APPROVE, REVIEW)):
-                out.effects.append(f"{RELEASE} {reservation.object}")
-    for line, shortage in view.short.items():
-        if shortage.system == "stock" and line not in reserving and (cancelled or verdict in (APPROVE, REVIEW)):
-            out.effects.append(f"{RELEASE} {shortage.object}")
+    stays = _stays(view, order, needed) if view.moving else {}
+    for f in held(view) if view.moving or view.shortages else view.reserved.values():
+        if f.system == "stock":
+            line = f.line
+            if gone and view.reserved.get(line) == f and (view.all_shipped or line_left(line, gone)):
+                out.effects.append(f"{LEFT} {f.object}")
+            elif (line not in reserving or (stays and stays.get(line, f) is not f)) and (cancelled or verdict in (APPROVE, REVIEW)):
+                out.effects.append(f"{RELEASE} {f.object}")
+
+
+def _stays(view: View, order: Order, needed: Mapping[str, str] | None) -> dict[str, Any]:
+    """Line -> the reservation that what else there is of it makes way for, of those that move."""
+    found: dict[str, Any] = {}
+    for f in held(view):
+        its = view.reserved.get(f.line)
+        place = needed.get(f.line) if needed is not None else its.location if its is not None else None
+        if f.location == place and view.answered[f.object] == "reserved" and f"{RELEASE} {f.object}" not in order.ledger:
+            found.setdefault(f.line, f)
+    return found
+
+
+def held(view: View) -> list[Any]:
+    """The stock lane's answers in force: units that are kept for the order, then its places in queues."""
+    said = view.answered
+    reserved = [f for f in view.reservations if f.system == "stock" and said[f.object] == "reserved"]
+    return [*reserved, *[f for f in view.shortages if f.system == "stock" and said[f.object] == "short"]]
 
 
 def asking(view: View, line: str) -> str:
@@ -270,6 +321,116 @@ def asking(view: View, line: str) -> str:
         return line
     times = sum(answer.line == line and answer.quantity > 0 for answer in view.released.values())
     return f"{line}~{times}" if times else line
+
+
+# --- sourcing: where there is a table of rates
+def sourced(view: View, order: Order, policy: Policy) -> Choice:
+    """Where each line is to come from and how it leaves, as far as the table of rates knows a way and it is known what is short.
+
+    Nobody knows all stock: a location is taken to have a line until it says otherwise, and then the next best is asked. Each
+    answer rules out one location for one line, and the first choice that is reserved everywhere is the best of all that could be.
+    """
+    table, placed = policy.sourcing, view.placed
+    if not table.rates or placed is None:
+        return NOTHING
+    stay = staying(view, order)
+    items = [Item(x.line, n * table.grams(x.sku), stay.get(x.line) or x.location) for x in view.lines if (n := wanted(view, x)) > 0]
+    able = serving(ways(table, view.said_of.address, sure_at(view)), placed.service, placed.promised)
+    return choose(items, able, table.split_minor, placed.promised, _short_at(view))
+
+
+def sure_at(view: View) -> int:
+    """When the money was safe and whoever had to approve it had: an order's way through the warehouse begins then."""
+    safe, authorized = view.paid_at, 0
+    for f in view.authorizations:
+        authorized += f.amount if f.currency == view.currency else 0
+        if authorized >= view.total:
+            safe = min(safe or f.at, f.at)
+            break
+    return max(safe or view.first_at, view.person_verdict_at if view.person_verdict == APPROVE else 0)
+
+
+def staying(view: View, order: Order) -> dict[str, str]:
+    """Lines that move no more: once picking began anywhere all that are reserved, before it those whose place another system chose."""
+    began = bool(view.picked or view.parcels) or any(name.startswith(PICK) for name in order.closed)
+    began = began or any(name.startswith(PICK) and made(effect, view) for name, effect in order.ledger.items())
+    return {line: f.location for line, f in view.reserved.items() if began or f.system != "stock"}
+
+
+def _short_at(view: View) -> set[tuple[str, str]]:
+    """(line, location) of which the latest word is that there is none."""
+    latest: dict[tuple[str, str], tuple[int, bool]] = {}
+    for has, answers in ((False, view.shortages), (True, view.reservations)):
+        for f in answers:
+            latest[f.line, f.location] = max((f.at, has), latest.get((f.line, f.location), (0, False)))
+    return {pair for pair, (_, has) in latest.items() if not has}
+
+
+def places(view: View, order: Order, policy: Policy, choice: Choice) -> dict[str, str]:
+    """Line -> where it is to be reserved, of all that are wanted."""
+    stay = staying(view, order)
+    usual = policy.default_location
+    return {x.line: choice.places.get(x.line) or stay.get(x.line) or x.location or usual for x in view.lines if wanted(view, x) > 0}
+
+
+def waiting(view: View, choice: Choice) -> tuple[str, ...]:
+    """Lines that are short wherever they could come from."""
+    return tuple([line for line in view.short if line in choice.waits or line not in choice.places])
+
+
+def requests(view: View, order: Order, policy: Policy, needed: Mapping[str, str]) -> list[str]:
+    """The effects that ask for each line where it is needed, by the first name whose request was not given back.
+
+    At the default location that is the name which is used without a table, so that one may be introduced or dropped at any time:
+    what has an answer under another name is not asked for again.
+    """
+    has = {(f.line, f.location) for f in held(view) if f"{RELEASE} {f.object}" not in order.ledger}
+    names = []
+    for line, place in needed.items():
+        for times in count():
+            again = f"~{times}" if times else ""
+            name = f"{RESERVE} {line}{again}" if place == policy.default_location else f"{SOURCED} {_named(place)}{again}/{line}"
+            if not (view.released or order.ledger) or not _given_up(view, order, name):
+                break
+        if not order.ledger or name in order.ledger or (line, place) not in has:
+            names.append(name)
+    return names
+
+
+def _named(place: str) -> str:
+    """A location without the signs that end its name in an instance."""
+    return quote(place, safe=" ").replace("~", "%7E")
+
+
+def _given_up(view: View, order: Order, name: str) -> bool:
+    action, milestone, instance = parts(name)
+    id = effect_id(order.id, milestone, instance, action)
+    return f"{RELEASE} {id}" in order.ledger or (id in view.released and view.answered.get(id, "released") == "released")
+
+
+def carried(view: View, order: Order, policy: Policy, parcel: Parcel) -> tuple[str, str] | None:
+    """Carrier and service of a packed parcel's label; None: the shop's service, whoever makes it.
+
+    Once a label may have been bought they are those it was asked of: nobody else can say what became of it, or take it back.
+    """
+    asked = order.ledger.get(f"{LABEL} {parcel.id}")
+    if asked is not None and made(asked, view):
+        last = next(a for a in reversed(asked.attempts) if a.outcome in ("", "sent") or a in doubtful(asked, view))
+        carrier, _, service = asked_of(last.body_hash).partition(" ")
+        return (carrier, service) if service else None
+    table, placed = policy.sourcing, view.placed
+    if not table.rates or placed is None:
+        return None
+    inside = {q.line: q.quantity for q in parcel.lines}
+    grams = sum((inside.get(x.line, 0) if inside else wanted(view, x)) * table.grams(x.sku) for x in view.lines)
+    to, since = view.said_of.address, parcel.packed_at
+    way = parcel_way(table, to, where(view, parcel), grams, since, placed.promised, placed.service)
+    return None if way is None else (way.carrier, way.service)
+
+
+def asked_of(body_hash: str) -> str:
+    """The carrier and service that an attempt's hash names behind a slash; "" where no table of rates chose them."""
+    return body_hash.partition("/")[2]
 
 
 def answered(effect: Effect, view: View) -> bool:
@@ -329,7 +490,7 @@ def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
 
 def unpicked(view: View) -> list[str]:
     """Where there is something to pick, once everything that is wanted is reserved."""
-    if view.shipped_at or not view.paid_in_full or not all_reserved(view):
+    if view.shipped_at or not view.paid_in_full or view.moving or not all_reserved(view):
         return []
     return sorted({f.location for f in view.reserved.values()} - view.picked.keys())
 
@@ -431,9 +592,10 @@ def request(name: str, id: str, view: View, order: Order, policy: Policy, now: i
     if action in MESSAGE_CHANNELS:
         return "customers", customer_of(view), message(name, id, view, order, policy, now)
     if action == "stock.reserve":
-        line = _line(view, instance)
+        line = _line(view, milestone, instance)
         assert line is not None
-        location = line.location or policy.default_location
+        chosen = unquote(instance.partition("/")[0].partition("~")[0]) if milestone == "sourced" else ""
+        location = chosen or line.location or policy.default_location
         priority = view.decision.priority / SHARE if view.decision is not None else 0.0
         asked = StockRequested(
             at=now,
@@ -467,11 +629,11 @@ def request(name: str, id: str, view: View, order: Order, policy: Policy, now: i
 
 def requestable(name: str, view: View) -> bool:
     """Whether what `request` needs is known: an order edited or retracted since may not have it any more."""
-    action, _, instance = parts(name)
+    action, milestone, instance = parts(name)
     if view.placed is None:
         return action == "reference.link"
     if action == "stock.reserve":
-        return _line(view, instance) is not None
+        return _line(view, milestone, instance) is not None
     return action not in ("stock.release", "stock.ship") or _answer(view, instance) is not None
 
 
@@ -530,7 +692,7 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
     elif milestone == "refunded":
         fields["amount"] = str(next((f.amount for f in view.refunds if f.object == instance), view.refunded))
     elif milestone == "backordered":
-        fields["product_name"] = products(view, tuple(view.short))
+        fields["product_name"] = products(view, waiting(view, sourced(view, order, policy)))
     return MessageRequested(
         at=now,
         effect=id,
@@ -591,14 +753,16 @@ def _milestone_at(milestone: str, instance: str, view: View, order: Order) -> in
     return at or (view.placed.at if view.placed is not None else view.first_at)
 
 
-def _line(view: View, instance: str) -> Line | None:
+def _line(view: View, milestone: str, instance: str) -> Line | None:
     lines = {x.line: x for x in view.lines}
-    return lines.get(instance) or lines.get(instance.rpartition("~")[0])
+    return lines.get(line_asked(lines, milestone, instance))
 
 
 def _answer(view: View, request: str) -> Any:
     """The reservation or shortage in force that answers a request for stock; None if there is none any more."""
-    return next((f for f in (*view.reserved.values(), *view.short.values()) if f.object == request), None)
+    if view.answered.get(request) not in ("reserved", "short"):
+        return None
+    return next((f for f in (*view.reservations, *view.shortages) if f.object == request), None)
 
 
 def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
@@ -611,7 +775,8 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
         lines = [x for x in view.lines if x.line in view.reserved and view.reserved[x.line].location == instance]
         data["location"] = instance
         data["turn"] = turn(view, policy)
-        data["service"] = view.placed.service if view.placed is not None else ""
+        chosen = sourced(view, order, policy).ways.get(instance)
+        data.update(_service(view, None if chosen is None else (chosen.carrier, chosen.service)))
         data["lines"] = [{"line": x.line, "sku": x.sku, "title": x.title, "quantity": wanted(view, x)} for x in lines]
         data["to"] = view.person
         data["placed"] = view.placed.at if view.placed is not None else view.first_at
@@ -620,14 +785,15 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
     elif effect.action == "carrier.label":
         parcel = view.parcels[instance]
         data["parcel"] = instance
-        data["service"] = view.placed.service if view.placed is not None else ""
+        data.update(_service(view, carried(view, order, policy, parcel)))
         data["lines"] = [{"line": q.line, "quantity": q.quantity} for q in parcel.lines]
         data["to"] = view.person
         data["value"], data["currency"] = _value(view, parcel), view.currency
     elif effect.action == "carrier.void":
         parcel = view.parcels[instance]
+        bought = order.ledger.get(f"{LABEL} {instance}")
+        data.update(_service(view, carried(view, order, policy, parcel) if bought is not None else None))
         data.update(parcel=instance, tracking=parcel.tracking, carrier=parcel.carrier, label=effect.undoes)
-        data["service"] = view.placed.service if view.placed is not None else ""
     elif effect.action == "payment.refund":
         outstanding = max(view.paid, view.captured) - view.refunded
         capture = next((f for f in view.captures if f.object == instance), None)
@@ -642,6 +808,13 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
     else:
         data.update(team=TEAMS[effect.milestone], about=effect.milestone, instance=instance)
     return encode_body({"event": effect.action, "id": effect.id, "order": order.id, "data": data})
+
+
+def _service(view: View, by: tuple[str, str] | None) -> dict[str, str]:
+    """What of the data says which account does it."""
+    if by is None:
+        return {"service": view.placed.service if view.placed is not None else ""}
+    return {"carrier": by[0], "service": by[1]}
 
 
 def _value(view: View, parcel: Parcel) -> int:

@@ -9,6 +9,8 @@ from functools import cached_property
 
 import msgspec
 
+from orders.sourcing import Table
+
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
 
@@ -113,6 +115,7 @@ class Policy(msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknow
     tracking_base: str = "https://track.lumi.example"  # the tracking pages; no slash at the end
     link_key: str = ""  # secret: signs the codes in links; without one they can be guessed
     default_location: str = "main"  # stock location of a line that names none
+    sourcing: Table = Table()  # where lines come from and what takes their parcels; without rates: the above, and the service ordered
 
     served: dict[str, str] = {}  # action -> channel, for what goes another way than `orders.plan.CHANNELS` says
     writes_back: tuple[str, ...] = ()  # sources whose shop is told what became of its orders

@@ -6,7 +6,8 @@ depends on how or when anything arrived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -106,8 +107,9 @@ class View(msgspec.Struct, gc=False):
     # stock and warehouse
     reservations: Sequence[Any] = ()  # StockReserved
     shortages: Sequence[Any] = ()  # StockShort
-    reserved: Mapping[str, Any] = EMPTY  # line -> StockReserved in force
-    short: Mapping[str, Any] = EMPTY  # line -> StockShort in force
+    reserved: Mapping[str, Any] = EMPTY  # line -> StockReserved in force, the latest where there are several
+    short: Mapping[str, Any] = EMPTY  # line -> StockShort in force, of lines that nothing else is known or asked of
+    moving: Set[str] = NONE  # lines that are reserved, and asked for or known at yet another location
     released: Mapping[str, Any] = EMPTY  # request -> StockReleased; of quantity 0: too late, it had left
     picked: Mapping[str, int] = EMPTY  # location -> when
     pick_short: Mapping[str, int] = EMPTY  # line -> quantity the picker did not find
@@ -491,7 +493,7 @@ def _pass(order: Order, labels: list[Label], renamed: Mapping[str, str]) -> View
         v.disputed = sum(amount for dispute, amount in v.disputes.items() if dispute not in v.disputes_closed)
         v.dispute_lost = not all(v.disputes_closed.values())
     if v.reservations or v.shortages:
-        _stock(v)
+        _stock(v, order)
     if v.messages:
         v.answered = {**v.answered, **v.messages}
     for label in labels:
@@ -629,7 +631,7 @@ def _money(v: View) -> None:
     v.paid_in_full = paid_at > 0
 
 
-def _stock(v: View) -> None:
+def _stock(v: View, order: Order) -> None:
     given_back = {request for request, f in v.released.items() if f.quantity} if v.released else NONE
     answered: dict[str, str] = {}
     reserved: dict[str, Any] = {}
@@ -650,6 +652,35 @@ def _stock(v: View) -> None:
                 short[f.line] = f
         v.short = short
     v.answered = answered
+    if order.ledger or v.short or len(reserved) < len(answered):
+        _moving(v, order)
+
+
+def _moving(v: View, order: Order) -> None:
+    """A line may be known, and asked for, at several locations while it moves from one to another."""
+    answers, released = v.answered, v.released
+    open_ = [e for e in order.ledger.values() if e.action == "stock.reserve" and e.open and e.id not in answers and e.id not in released]
+    if not open_ and len(answers) == len(v.reserved):
+        return
+    lines = {x.line for x in v.lines} if open_ else NONE
+    asked = {line_asked(lines, e.milestone, e.instance) for e in open_}
+    known = {(f.line, f.object) for f in (*v.reservations, *v.shortages) if f.system == "stock" and answers[f.object] != "released"}
+    times = Counter(line for line, _ in known)
+    v.moving = {line for line, f in v.reserved.items() if f.system == "stock" and (line in asked or times[line] > 1)}
+    if v.short:
+        v.short = {line: f for line, f in v.short.items() if f.system != "stock" or not (line in asked or line in v.moving)}
+
+
+def by_stock(reservation: Any) -> bool:
+    """Whether there is one, and it is of our own stock lane."""
+    return reservation is not None and reservation.system == "stock"
+
+
+def line_asked(lines: Container[str], milestone: str, instance: str) -> str:
+    """The line that a request for stock is about: "line", "line~times" or, of one that a table of rates chose, "location/line"."""
+    if milestone == "sourced":
+        return instance.partition("/")[2]
+    return instance if instance in lines else instance.rpartition("~")[0]
 
 
 def _parcels(v: View) -> None:
@@ -684,6 +715,14 @@ def _parcels(v: View) -> None:
     elif back == len(moved):
         v.all_returned = v.all_shipped
         v.returned_at = v.returned_at or returned_at
+
+
+def where(v: View, parcel: Parcel) -> str:
+    """Where a parcel was packed."""
+    for q in parcel.lines:
+        if q.line in v.reserved:
+            return str(v.reserved[q.line].location)
+    return next(iter(v.picked), "") or next((str(f.location) for f in v.reserved.values()), "")
 
 
 def covers(v: View, parcels: list[Parcel]) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from orders.fact import Line, Quantity
-from orders.plan import stopped, turn, unpicked
+from orders.plan import sourced, stopped, turn, unpicked
 from orders.policy import Policy
 from orders.state import Order
-from orders.view import Parcel, View, view, wanted
+from orders.view import Parcel, View, view, wanted, where
 
 TO_PICK, TO_PACK, PACKED = "to_pick", "to_pack", "packed"  # packed: waits for its label or its carrier
 MISSING = "missing"  # a picker did not find some of it
@@ -85,6 +85,7 @@ def jobs(order: Order, policy: Policy, v: View | None = None) -> list[Job]:
     if not found or v.placed is None:
         return []
     boxed, due, since, next_one = in_boxes(v), turn(v, policy), queued_at(v), next_parcel(order)
+    ways = sourced(v, order, policy).ways
     made = []
     for stage, location in found:
         tasks = [task(line, _amount(v, stage, line, boxed)) for line in v.lines if place(v, line) == location]
@@ -96,7 +97,7 @@ def jobs(order: Order, policy: Policy, v: View | None = None) -> list[Job]:
             location=location,
             turn=due,
             since=since,
-            service=v.placed.service,
+            service=ways[location].service if location in ways else v.placed.service,
             tier=v.placed.tier,
             tasks=tuple(t for t in tasks if t.quantity > 0),
             boxes=tuple(boxes) if stage in (PACKED, STOPPED) else (),
@@ -124,14 +125,6 @@ def place(v: View, line: Line) -> str | None:
     """Where a line lies; None: nowhere yet."""
     reservation = v.reserved.get(line.line)
     return None if reservation is None else reservation.location
-
-
-def where(v: View, parcel: Parcel) -> str:
-    """Where a parcel was packed."""
-    for q in parcel.lines:
-        if q.line in v.reserved:
-            return str(v.reserved[q.line].location)
-    return next(iter(v.picked), "") or next((str(f.location) for f in v.reserved.values()), "")
 
 
 def waits(parcel: Parcel) -> bool:

@@ -48,6 +48,7 @@ from orders.plan import (
     answered,
     blocked,
     body,
+    carried,
     channel_of,
     customer_of,
     doubtful,
@@ -519,7 +520,7 @@ class OrdersProcessor:
             key = order.id
             channel = channel_of(effect.action, policy)
             if sent := {a.body_hash for a in doubtful(effect, v)}:
-                again = {_digest(body(effect, v, order, policy), channel)}
+                again = {_digest(body(effect, v, order, policy), channel, _asked_of(effect, v, order, policy))}
                 if self._ability(effect) == "lookup":  # whatever the bytes were
                     sent, again = {_by(digest) for digest in sent}, {_by(digest) for digest in again}
                 if sent != again:
@@ -539,7 +540,7 @@ class OrdersProcessor:
                 effect=name,
                 attempt=number,
                 deadline=now + policy.lease_ms,
-                body_hash=_digest(rendered, channel),
+                body_hash=_digest(rendered, channel, _asked_of(effect, v, order, policy)),
                 mode=mode,
                 lookup=lookup,
                 channels=channels.version,
@@ -675,13 +676,19 @@ def _ended(order: Order, outcome: Outcome) -> Ended | None:
     return None
 
 
-def _digest(rendered: bytes, channel: str) -> str:
+def _digest(rendered: bytes, channel: str, asked_of: str = "") -> str:
+    """Of what leaves, and by which channel, where it is another than the webhook; and whom a table of rates chose for it."""
     hash = blake2b(rendered, digest_size=12).hexdigest()
-    return hash if channel == "webhook" else f"{hash}@{channel}"
+    return f"{hash}@{channel}/{asked_of}" if asked_of else hash if channel == "webhook" else f"{hash}@{channel}"
+
+
+def _asked_of(effect: Effect, v: View, order: Order, policy: Policy) -> str:
+    by = carried(v, order, policy, v.parcels[effect.instance]) if effect.action == "carrier.label" else None
+    return "" if by is None else " ".join(by)
 
 
 def _by(digest: str) -> str:
-    """The channel that a digest's bytes left by; "" for the webhook."""
+    """The channel, and whom else, that a digest's bytes left by; "" for the webhook."""
     return digest.partition("@")[2]
 
 

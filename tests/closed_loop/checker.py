@@ -7,6 +7,7 @@ A recorded run is a list of commits, each `{"at": ms, "facts": [JSON of each fac
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 HELD_BACK = ("warehouse.pick", "carrier.label")  # promise 6
@@ -158,8 +159,8 @@ def check_rest(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _plain(wanted: list[str]) -> set[str]:
-    """Without what follows answers; a request for stock made again after a release says so after a tilde."""
-    return {name.partition("~")[0] for name in wanted if not name.startswith(OF_ANSWERS)}
+    """Without what follows answers; a request for stock made again after a release says so behind a tilde."""
+    return {re.sub("~[0-9]+(?=/|$)", "", name) for name in wanted if not name.startswith(OF_ANSWERS)}
 
 
 def _compensated(run: dict[str, Any]) -> list[str]:

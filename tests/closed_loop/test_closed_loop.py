@@ -12,6 +12,7 @@ import streams.orders
 from orders.effect import effect_id
 from orders.fact import Fact, FactParked, FactUnparked, Tracking
 from orders.policy import Policy
+from orders.sourcing import Location, Rate, Table
 from orders.state import VARIANTS, encode
 from tests.closed_loop.checker import check_rest, check_run
 from tests.closed_loop.world import World, replay
@@ -122,6 +123,14 @@ def test_the_promises_hold_where_accounts_do_it_and_the_shop_is_told(facts: list
         assert replay(run, ORDER, random.Random(seed)) == world.stored[ORDER]
         for bodies in world.sent.values():
             assert len(bodies) == 1 or (ability == "keyed" and len(set(bodies)) == 1)
+
+
+@pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_the_promises_hold_where_a_table_of_rates_says_where_from(facts: list[Fact]) -> None:
+    rates = [Rate(carrier="ups", location=name, base_minor=base, transit_ms=DAY) for name, base in (("main", 500), ("east", 400))]
+    table = Table(locations=(Location("main"), Location("east")), rates=tuple(rates))
+    runs = runs_of(facts, FRAUDS["approve"], range(6), policy=Policy(retire_after_ms=0, sourcing=table))
+    assert broken(runs) == []
 
 
 def test_in_observe_nothing_leaves_and_nothing_stays_open() -> None:

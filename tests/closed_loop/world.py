@@ -247,6 +247,9 @@ class World:
 def body_hash(claim: Claim) -> str:
     """As the journal is to have it."""
     digest = blake2b(claim.body, digest_size=12).hexdigest()
+    said = msgspec.json.decode(claim.body)
+    if said["event"] == "carrier.label" and "carrier" in said["data"]:
+        return f"{digest}@{claim.channel}/{said['data']['carrier']} {said['data']['service']}"
     return digest if claim.channel == "webhook" else f"{digest}@{claim.channel}"
 
 
