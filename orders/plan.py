@@ -151,6 +151,7 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
     # stock and warehouse
     reserving: set[str] = set()
     needed: dict[str, str] | None = None  # where there is a table of rates: line -> where it is to be reserved
+    arriving = False  # something is asked for at another location than where it is reserved
     if going:
         short: Collection[str] = view.short
         due = paid or (placed.total > 0 and view.authorized >= placed.total)
@@ -159,7 +160,12 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
                 choice = sourced(view, order, policy)
                 needed = places(view, order, policy, choice)
                 reserving.update(needed)
-                effects.extend(requests(view, order, policy, needed))
+                asks = requests(view, order, policy, needed)
+                effects.extend(asks.values())
+                arriving = any(
+                    line in view.reserved and view.reserved[line].location != place and asks.get(line) not in order.closed
+                    for line, place in needed.items()
+                )
                 short = waiting(view, choice)
             else:
                 for line in view.lines:
@@ -175,7 +181,7 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
         effects.extend([f"team.notice stock_risk {line}" for line in view.pick_short])
         if view.reserved and paid and not view.shipped_at:
             effects.extend(say.in_progress)
-            if needed is None or all(view.reserved[line].location == place for line, place in needed.items() if line in view.reserved):
+            if not arriving:
                 effects.extend([f"{PICK} {location}" for location in unpicked(view)])
     if (view.reservations or view.shortages) and not past:
         _stock(view, order, out, reserving, needed, cancelled, verdict)
@@ -378,14 +384,14 @@ def waiting(view: View, choice: Choice) -> tuple[str, ...]:
     return tuple([line for line in view.short if line in choice.waits or line not in choice.places])
 
 
-def requests(view: View, order: Order, policy: Policy, needed: Mapping[str, str]) -> list[str]:
-    """The effects that ask for each line where it is needed, by the first name whose request was not given back.
+def requests(view: View, order: Order, policy: Policy, needed: Mapping[str, str]) -> dict[str, str]:
+    """Line -> the effect that asks for it where it is needed, by the first name whose request was not given back.
 
     At the default location that is the name which is used without a table, so that one may be introduced or dropped at any time:
     what has an answer under another name is not asked for again.
     """
     has = {(f.line, f.location) for f in held(view) if f"{RELEASE} {f.object}" not in order.ledger}
-    names = []
+    names = {}
     for line, place in needed.items():
         for times in count():
             again = f"~{times}" if times else ""
@@ -393,7 +399,7 @@ def requests(view: View, order: Order, policy: Policy, needed: Mapping[str, str]
             if not (view.released or order.ledger) or not _given_up(view, order, name):
                 break
         if not order.ledger or name in order.ledger or (line, place) not in has:
-            names.append(name)
+            names[line] = name
     return names
 
 
@@ -421,11 +427,14 @@ def carried(view: View, order: Order, policy: Policy, parcel: Parcel) -> tuple[s
     table, placed = policy.sourcing, view.placed
     if not table.rates or placed is None:
         return None
-    inside = {q.line: q.quantity for q in parcel.lines}
-    grams = sum((inside.get(x.line, 0) if inside else wanted(view, x)) * table.grams(x.sku) for x in view.lines)
     to, since = view.said_of.address, parcel.packed_at
-    way = parcel_way(table, to, where(view, parcel), grams, since, placed.promised, placed.service)
+    way = parcel_way(table, to, where(view, parcel), _grams(view, policy, parcel), since, placed.promised, placed.service)
     return None if way is None else (way.carrier, way.service)
+
+
+def _grams(view: View, policy: Policy, parcel: Parcel) -> int:
+    inside = {q.line: q.quantity for q in parcel.lines}
+    return sum((inside.get(x.line, 0) if inside else wanted(view, x)) * policy.sourcing.grams(x.sku) for x in view.lines)
 
 
 def asked_of(body_hash: str) -> str:
@@ -785,7 +794,10 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
     elif effect.action == "carrier.label":
         parcel = view.parcels[instance]
         data["parcel"] = instance
-        data.update(_service(view, carried(view, order, policy, parcel)))
+        by = carried(view, order, policy, parcel)
+        data.update(_service(view, by))
+        if by is not None:
+            data["weight_g"] = _grams(view, policy, parcel)
         data["lines"] = [{"line": q.line, "quantity": q.quantity} for q in parcel.lines]
         data["to"] = view.person
         data["value"], data["currency"] = _value(view, parcel), view.currency

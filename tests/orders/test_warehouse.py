@@ -14,6 +14,7 @@ from orders.effect import Effect
 from orders.fact import Fact, Quantity, Tracking
 from orders.plan import PICK, guard, plan, stopped, turn
 from orders.policy import Policy
+from orders.sourcing import Rate, Table
 from orders.view import view, wanted
 from orders.warehouse import in_boxes, jobs, left, missing, next_parcel, packed_as, queued_at, stages
 from tests.orders.lives import (
@@ -93,6 +94,15 @@ def test_each_location_has_its_own_lines() -> None:
     tasks = {(j.stage, j.location): [t.line for t in j.tasks] for j in jobs(order_of(*both, verdict="approve"), POLICY)}
     assert tasks == {("to_pick", "main"): ["1"], ("to_pick", "north"): ["2"]}
     assert set(stages(view(order_of(*both, picked(), verdict="approve")))) == {("to_pack", "main"), ("to_pick", "north")}
+
+
+def test_a_clerk_sees_the_service_that_was_chosen_for_each_location() -> None:
+    both = (placed(), captured(), reserved(LAMP), reserved(SHADE, location="north"))
+    fast = Rate(carrier="ups", service="express", location="north", base_minor=1, transit_ms=1)
+    table = Table(rates=(fast, Rate(carrier="ups", location="main", base_minor=1, transit_ms=1)))
+    order = order_of(*both, picked(), verdict="approve")
+    assert {j.location: j.service for j in jobs(order, Policy(sourcing=table))} == {"main": "standard", "north": "express"}
+    assert {j.service for j in jobs(order, POLICY)} == {"standard"}
 
 
 @given(reports, st.sampled_from(["approve", "review", "decline"]))

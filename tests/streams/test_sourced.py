@@ -26,7 +26,7 @@ from orders.view import View, view
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Outgoing, Record, Scores
 from streams.stock import StockProcessor
-from tests.orders.lives import DAY, HOUR, MINUTE, T0, cancel, captured, packed, picked, placed
+from tests.orders.lives import DAY, HOUR, MINUTE, T0, cancel, captured, packed, picked, placed, reserved
 from tests.orders.test_sourcing import tried
 
 TO = Person(name="Zoe", email="zoe@example.invalid", address=Address(lines=("Weg 1",), city="Berlin", postcode="10115", country="DE"))
@@ -49,8 +49,11 @@ LINES = tuple(Line(line=f"{n}", sku=f"SKU-{n}", quantity=1, price=1000) for n in
 class Live:
     version = 1
 
+    def __init__(self) -> None:
+        self.modes: dict[str, str] = {}
+
     def mode(self, channel: str) -> str:
-        return "live"
+        return self.modes.get(channel, "live")
 
     def take(self, channel: str) -> bool:
         return True
@@ -65,6 +68,7 @@ class Lanes:
     def __init__(self, rng: random.Random, policy: Policy = POLICY) -> None:
         self.rng, self.policy, self.now, self.offset = rng, policy, T0 + HOUR, 0
         self.processors: dict[str, Any] = {"facts": OrdersProcessor(features, policy), "stock": StockProcessor()}
+        self.live = Live()
         self.states: dict[str, dict[str, bytes]] = {"facts": {}, "stock": {}}
         self.way: list[tuple[str, str, bytes]] = []
         self.asked: dict[str, list[dict[str, Any]]] = {}  # effect -> records that asked for it
@@ -102,7 +106,7 @@ class Lanes:
         if asked.questions is not None:
             zero = np.zeros(len(asked.questions.rows), np.float32)
             scores = Scores(zero, zero, zero, zero, zero, [()] * len(zero), "toy", False)
-        result = processor.answer(asked, scores, self.now, Live())
+        result = processor.answer(asked, scores, self.now, self.live)
         assert not asked.parked and not result.parked
         before = {known: view(state).reserved for known, state in states.items()} if topic == "facts" else {}
         kept |= {known: processor.encode(state) for known, state in result.states.items()}
@@ -362,3 +366,20 @@ def test_the_choice_says_what_the_lanes_did() -> None:
     order = its.order()
     assert sourced(view(order), order, POLICY).places == its.places()
     assert isinstance(its.view().shortages[0], StockShort)
+
+
+def test_where_stock_is_only_observed_a_warehouse_s_word_says_where_from() -> None:
+    its = Lanes(random.Random(0))
+    its.live.modes["stock"] = "observe"
+    answers = [reserved(line, location="west", system="wms:lumi", order="lumi:1") for line in LINES[:2]]
+    its.hear(*bought(), *answers)
+    its.rest()
+    assert its.places() == {"1": "west", "2": "west"} and its.picks() == [("lumi:1", "west")] and not its.asked
+
+
+def test_an_order_whose_stock_is_not_asked_for_any_more_is_picked_where_it_lies() -> None:
+    its = Lanes(random.Random(0))
+    its.live.modes["stock"] = "observe"
+    its.hear(*bought(), *[reserved(line, location="west", object=f"r{line.line}", order="lumi:1") for line in LINES[:2]])
+    its.rest()
+    assert its.picks() == [("lumi:1", "west")], "east would be cheaper, and is asked by nobody"
