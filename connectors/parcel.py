@@ -38,6 +38,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     to: Person
     service: str = "standard"  # "standard" | "express"
     lines: tuple[Quantity, ...] = ()
+    weight_g: int = 0  # where a table of rates knows it; 0: as the account says
     value: int = 0  # of the goods, minor units
     currency: str = ""
 
@@ -220,11 +221,12 @@ def sides(account: Account) -> tuple[int, int, int]:
     return long, middle, short
 
 
-def weight(account: Account) -> int:
-    """Grams. Raises Unset for what weighs nothing."""
-    if account.origin.weight_g <= 0:
-        raise Unset("account.origin.weight_g")
-    return account.origin.weight_g
+def weight(account: Account, label: Label, most_g: int) -> int:
+    """Grams. Raises Unreadable or Unset, by whose word it is, for what weighs nothing or too much."""
+    found, field = (label.weight_g, "$.data.weight_g") if label.weight_g else (account.origin.weight_g, "account.origin.weight_g")
+    if not 0 < found <= most_g:
+        raise wrong("bounds", field)
+    return found
 
 
 # --- replies

@@ -469,7 +469,7 @@ def label(account: Account, ask: Ask) -> Request:
         ours.append({"Code": "PO", "Value": shown})
     shipment["Service"] = {"Code": _service(account, route, data.service)}
     shipment["PaymentInformation"] = {"ShipmentCharge": [{"Type": "01", "BillShipper": {"AccountNumber": _shipper_number(account)}}]}
-    package = {"Packaging": {"Code": "02"}, **_measures(account, route)}
+    package = {"Packaging": {"Code": "02"}, **_measures(account, data, route)}
     if route.start == route.end and route.start in AMERICAN:
         package["ReferenceNumber"] = ours
     else:
@@ -568,14 +568,12 @@ def _service(account: Account, route: Route, service: str) -> str:
     return code
 
 
-def _measures(account: Account, route: Route) -> dict[str, Any]:
+def _measures(account: Account, data: parcel.Label, route: Route) -> dict[str, Any]:
     """Raises Unset for what UPS does not carry: over 150 pounds or 70 kg, 108 inches, or 165 inches of length and girth."""
-    grams, size = parcel.weight(account), parcel.sides(account)
+    grams, size = parcel.weight(account, data, HEAVIEST_G), parcel.sides(account)
     american = route.start in AMERICAN
     tenths = parcel.pounds(grams, 10) if american else parcel.up(grams, 100)
     long, middle, short = (parcel.inches(side, 1) if american else parcel.up(side, 10) for side in size)
-    if grams > HEAVIEST_G:
-        raise parcel.Unset("account.origin.weight_g")
     if long > (108 if american else 270) or long + 2 * (middle + short) > (165 if american else 330):
         raise parcel.Unset("account.origin.size_mm")
     length, mass = (("IN", "Inches"), ("LBS", "Pounds")) if american else (("CM", "Centimeters"), ("KGS", "Kilograms"))
@@ -740,7 +738,7 @@ def rate(account: Account, ask: Ask) -> Request:
     shipment["PaymentDetails"] = {"ShipmentCharge": [charge]}
     shipment["ShipmentRatingOptions"] = {"NegotiatedRatesIndicator": "Y"}
     shipment["Service"] = {"Code": _service(account, route, data.service)}
-    shipment["Package"] = [{"PackagingType": {"Code": "02"}, **_measures(account, route)}]
+    shipment["Package"] = [{"PackagingType": {"Code": "02"}, **_measures(account, data, route)}]
     return _request(
         account,
         "POST",

@@ -450,9 +450,7 @@ def _package(account: Account, data: parcel.Label, at: int) -> dict[str, Any]:
     mail = account.options.get(service, "") or CLASSES[service]
     if mail not in KNOWN_CLASSES:
         raise parcel.Unset(f"account.options.{service}")
-    grams, size = parcel.weight(account), parcel.sides(account)
-    if grams > HEAVIEST_G:
-        raise parcel.Unset("account.origin.weight_g")
+    grams, size = parcel.weight(account, data, HEAVIEST_G), parcel.sides(account)
     pounds, (long, middle, short) = parcel.pounds(grams, 100), (parcel.inches(side, 100) for side in size)
     if long + 2 * (middle + short) > 130 * 100:
         raise parcel.Unset("account.origin.size_mm")

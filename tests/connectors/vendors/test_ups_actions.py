@@ -204,6 +204,14 @@ def test_any_parcel_is_measured_as_ups_takes_it_or_refused(weight: int, size: tu
     assert float(package["PackageWeight"]["Weight"]) > 0 and len(package["PackageWeight"]["Weight"]) <= 5
 
 
+def test_what_the_order_s_parcel_weighs_counts_before_what_the_account_says() -> None:
+    made = rendered(a_label(living(HOME), weight_g=1_000), sending(origin=msgspec.structs.replace(ORIGIN, weight_g=0)))
+    assert isinstance(made, Request)
+    assert body(made)["ShipmentRequest"]["Shipment"]["Package"][0]["PackageWeight"]["Weight"] == "2.3"
+    heavy = rendered(a_label(living(HOME), weight_g=68_039), sending())
+    assert isinstance(heavy, Unreadable) and (heavy.reason, heavy.detail) == ("bounds", "$.data.weight_g")
+
+
 # --- what stands in a request
 def test_a_label_within_the_us_is_found_by_the_reference_on_its_package() -> None:
     shipment = body(render(ASKS["carrier.label"]))["ShipmentRequest"]["Shipment"]

@@ -178,6 +178,13 @@ def test_any_parcel_is_measured_as_usps_takes_it_or_refused(weight: int, size: t
     assert package["length"] >= package["width"] >= package["height"] > 0 and 0 < package["weight"] <= 70
 
 
+def test_what_the_order_s_parcel_weighs_counts_before_what_the_account_says() -> None:
+    made = rendered(a_label(weight_g=1_000), sending(origin=msgspec.structs.replace(ORIGIN, weight_g=0)))
+    assert isinstance(made, Request) and body(made)["packageDescription"]["weight"] == 2.21
+    heavy = rendered(a_label(weight_g=31_752), sending())
+    assert isinstance(heavy, Unreadable) and (heavy.reason, heavy.detail) == ("bounds", "$.data.weight_g")
+
+
 # --- what stands in a request
 def test_a_label_is_asked_for_with_a_key_and_looked_up_by_it() -> None:
     request = render(ASKS["carrier.label"])
