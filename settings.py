@@ -236,6 +236,71 @@ class Workflow(Section, frozen=True):
     ] = 30.0
 
 
+class Location(Section, frozen=True):
+    """A stock location that orders may be sent from."""
+
+    name: Annotated[str, Meta(description="as stock levels and warehouse accounts name it", pattern="^[^/~@%]{1,64}$")]
+    handling_hours: Annotated[float, Meta(description="from when an order may be picked to when its parcel leaves", ge=0, le=8760)] = 24.0
+
+
+Goal = Annotated[str, Meta(pattern="^[A-Z]{2}(-[A-Z0-9]+)?$")]
+
+
+class Rate(Section, frozen=True):
+    """What a carrier takes for a parcel. Of several that fit, the one for a postcode counts, then for a country, then for a location."""
+
+    carrier: Annotated[str, Meta(description="as its vendor is called: ups, usps, ...", pattern="^[a-z0-9-]+$")]
+    base_minor: Annotated[int, Meta(description="for a parcel, in minor units (cents)", ge=0, le=10_000_000)]
+    days: Annotated[float, Meta(description="from leaving the location to arrival, weekends included", ge=0, le=365)]
+    service: Annotated[str, Meta(description="standard or express", pattern="^(standard|express)$")] = "standard"
+    location: Annotated[str, Meta(description="a parcel leaves from; empty: any of `sourcing.locations`")] = ""
+    to: Annotated[tuple[Goal, ...], Meta(description="`DE`, or `DE-10` for postcodes that begin so; empty: anywhere")] = ()
+    per_kg_minor: Annotated[int, Meta(description="for each kilogram, counted by the gram", ge=0, le=10_000_000)] = 0
+
+
+class Sourcing(Section, frozen=True):
+    """Where orders are sent from and what takes their parcels: the cheapest that keeps the promised date, by the rates below.
+
+    Without any everything comes from `workflow.location`, unless the shop says otherwise, and goes by the service that was ordered.
+    """
+
+    currency: Annotated[str, Meta(description="of all prices here; they are only compared with each other", pattern="^[A-Z]{3}$")] = "EUR"
+    split_minor: Annotated[
+        int, Meta(description="what each parcel beyond an order's first costs besides its rate", ge=0, le=10_000_000)
+    ] = 0
+    unit_g: Annotated[int, Meta(description="grams of a unit whose SKU is not in `weights_g`", ge=0, le=10_000_000)] = 500
+    weights_g: Annotated[dict[str, int], Meta(description="grams of a unit, by SKU")] = {}
+    locations: Annotated[tuple[Location, ...], Meta(description="what may be sent from")] = ()
+    rates: Annotated[tuple[Rate, ...], Meta(description="what carriers take")] = ()
+
+    def __post_init__(self) -> None:
+        names = [location.name for location in self.locations]
+        for n, name in enumerate(names):
+            if name in names[:n]:
+                raise _misplaced(f"{name!r} stands here twice", f"locations[{n}].name")
+        for sku, grams in self.weights_g.items():
+            if not 0 <= grams <= 10_000_000:
+                raise _misplaced("grams of a unit lie between 0 and 10,000,000", f"weights_g.{sku}")
+        seen: set[tuple[str, ...]] = set()
+        for n, rate in enumerate(self.rates):
+            if not names:
+                raise _misplaced("rates need `sourcing.locations`", f"rates[{n}]")
+            if rate.location and rate.location not in names:
+                raise _misplaced("there is no such location in `sourcing.locations`", f"rates[{n}].location")
+            for goal in rate.to or ("",):
+                key = (rate.location, rate.carrier, rate.service, goal)
+                if key in seen:
+                    raise _misplaced(
+                        "another rate of this location, carrier and service goes there too", f"rates[{n}]{'.to' if goal else ''}"
+                    )
+                seen.add(key)
+
+
+def _misplaced(what: str, field: str) -> ValueError:
+    """An error that names its own field."""
+    return ValueError(f"{what} - at `$.sourcing.{field}`")
+
+
 class Polling(Section, frozen=True):
     """How often vendors are asked; parcels are asked about the oftener the nearer they are."""
 
@@ -284,6 +349,7 @@ class Settings(Section, frozen=True):
     http: Http = Http()
     model: Model = Model()
     workflow: Workflow = Workflow()
+    sourcing: Sourcing = Sourcing()
     polling: Polling = Polling()
 
     @property
@@ -373,7 +439,7 @@ _PASSWORD = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@")
 def _explain(name: str, message: str, lines: Mapping[str, int]) -> str:
     """`file:line: field: what is wrong`. Never quotes a value."""
     text, _, place = message.partition(" - at `")
-    place = place.rstrip("`") or "$"
+    place = place.partition("`")[0] or "$"  # the first is the most exact
     if "unknown field" in text:
         place = f"{place}.{text.split('`')[1]}"
         text = "there is no such setting; docs/configuration.md lists them all"

@@ -39,6 +39,7 @@ from messages.render import Brand, Renderer
 from messages.way_back import LEAST_KEY, WayBack
 from meter import Meter, Repairs, own_stats, write_stats
 from metrics import Metrics
+from orders import sourcing
 from orders.effect import effect_id
 from orders.fact import Address, Fact, decode_fact
 from orders.plan import OUTSIDE, SHOP, SYSTEMS, signed, unsigned
@@ -696,11 +697,41 @@ def order_policy(settings: Settings, environment: Mapping[str, str]) -> Policy:
         lease_ms=int(w.lease_seconds * 1000),
         grace_ms=int(w.grace_seconds * 1000),
         default_location=w.location,
+        sourcing=table_of_rates(settings),
         brand=settings.brand.name,
         tracking_base=settings.brand.tracking_base,
         link_key=signing_key(settings, environment),
         served=dict.fromkeys(served(settings), SYSTEMS),
         writes_back=tuple(its.name for its in settings.accounts if its.writes_back),
+    )
+
+
+def table_of_rates(settings: Settings) -> sourcing.Table:
+    """Raises SettingsError for a rate by which no label could ever be bought."""
+    its = settings.sourcing
+    able = [one for one in connected(settings) if "carrier.label" in one.does]
+    for index, rate in enumerate(its.rates):
+        sells = [one for one in able if one.vendor == rate.carrier and rate.service in (one.account.services or (rate.service,))]
+        if able and not sells:  # without any the signed webhook buys labels, whosever they are
+            raise SettingsError(f"sourcing.rates[{index}]: no account buys {rate.carrier} {rate.service} labels")
+    return sourcing.Table(
+        currency=its.currency,
+        split_minor=its.split_minor,
+        unit_g=its.unit_g,
+        weights_g=its.weights_g,
+        locations=tuple(sourcing.Location(one.name, int(one.handling_hours * 3_600_000)) for one in its.locations),
+        rates=tuple(
+            sourcing.Rate(
+                carrier=rate.carrier,
+                service=rate.service,
+                location=rate.location,
+                to=rate.to,
+                base_minor=rate.base_minor,
+                per_kg_minor=rate.per_kg_minor,
+                transit_ms=int(rate.days * DAY),
+            )
+            for rate in its.rates
+        ),
     )
 
 
@@ -982,7 +1013,7 @@ async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
                 layout.partitions,
                 {f"intake-{s.name}": s.topic for s in settings.sources},
                 shops={settings.shop, *(its.shop or settings.shop for its in settings.accounts)},
-                review_sla_ms=policy.review_sla_ms,
+                policy=policy,
             ),
             claims=store,
             clock=clock,
