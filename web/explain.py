@@ -14,14 +14,16 @@ from orders.decision import Decision as StoredDecision
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Fact
 from orders.finance import PREFIX as FINANCE
-from orders.plan import OUTSIDE, answered, doubtful, said_of
+from orders.plan import OUTSIDE, answered, doubtful, said_of, sourced
+from orders.policy import Policy
+from orders.sourcing import MILLI
 from orders.state import Key, Order, contradictory
 from orders.status import WORDS
 from orders.view import View, view, wanted
 from streams.orders import tags
 from streams.processor import Parked
 from web.reader import Decision, Doubt, ItemLine, Message, Moment, OrderDetail, Parcel, ParkedRow, Row
-from web.words import CHANNELS, moment, money, percent, words
+from web.words import CHANNELS, day, moment, money, percent, words
 
 GOOD, WARN, BAD = "good", "warn", "bad"
 VERDICTS = {"approve": ("Approved", GOOD), "review": ("Sent to review", WARN), "decline": ("Declined", BAD)}
@@ -71,7 +73,7 @@ def parked_row(record: str, processor: str, row: Parked) -> ParkedRow:
     )
 
 
-def detail(order: Order) -> OrderDetail:
+def detail(order: Order, policy: Policy | None = None) -> OrderDetail:
     v = view(order)
     return OrderDetail(
         **columns(v, order, v.last_at),
@@ -88,6 +90,7 @@ def detail(order: Order) -> OrderDetail:
         contradictions=tuple(disagreement(key) for key in v.contradictions),
         decision=_decision(order.decision, v) if order.decision is not None else None,
         lines=tuple(_line(v, line) for line in v.lines),
+        sourcing=tuple(_sourcing(order, v, policy)) if policy is not None else (),
         parcels=tuple(
             Parcel(id=p.id, carrier=p.carrier, tracking=p.tracking, status=p.tag.value, eta_from=p.eta_from, eta_until=p.eta_until)
             for p in v.parcels.values()
@@ -136,6 +139,33 @@ def _line(v: View, line: Any) -> ItemLine:
     elif line.line in v.reserved and not v.shipped_at:
         notes.append("reserved")
     return ItemLine(line=line.line, sku=line.sku, title=line.title, quantity=line.quantity, price=line.price, note=", ".join(notes))
+
+
+def _sourcing(order: Order, v: View, policy: Policy) -> Iterator[str]:
+    """A line for each parcel and, where they are several or a date was promised, one for why it is these."""
+    choice, table = sourced(v, order, policy), policy.sourcing
+    if v.placed is None or v.placed.backfilled or v.cancelled or not choice.ways:
+        return
+    last = max(way.arrives for way in choice.ways.values())
+    for place, way in sorted(choice.ways.items()):
+        lines = [x for x in v.lines if choice.places.get(x.line) == place]
+        grams = sum(wanted(v, x) * table.grams(x.sku) for x in lines)
+        waits = ", once it is there" if any(x.line in choice.waits for x in lines) else ""
+        what = f"{sum(wanted(v, x) for x in lines)} of {sum(wanted(v, x) for x in v.lines)} items from" if len(choice.ways) > 1 else "From"
+        cost = money(-(-way.cost(grams) // MILLI), table.currency)
+        yield f"{what} {place} by {way.carrier} {way.service}{waits}: {cost}, arrives by {day(way.arrives)}"
+    promised = v.placed.promised
+    best = "the cheapest" if choice.proven else "the cheapest that was found in time"
+    if promised:
+        kept = (
+            f"{best} that arrives by {day(promised)}, as promised"
+            if last <= promised
+            else f"nothing arrives by {day(promised)}: the earliest"
+        )
+    else:
+        kept = best
+    split = f", with {money(table.split_minor * (len(choice.ways) - 1), table.currency)} for the split" if len(choice.ways) > 1 else ""
+    yield f"Why: {kept}, {money(-(-choice.cost // MILLI), table.currency)} in all{split}"
 
 
 def _decision(d: StoredDecision, v: View) -> Decision:

@@ -107,6 +107,7 @@ class OrderDetail(Row, frozen=True, kw_only=True):
     contradictions: tuple[str, ...] = ()  # for finance, in words
     decision: Decision | None = None
     lines: tuple[ItemLine, ...] = ()
+    sourcing: tuple[str, ...] = ()  # where its parcels come from and how they go, and why so, in words; empty: nothing was to choose
     parcels: tuple[Parcel, ...] = ()
     messages: tuple[Message, ...] = ()
     reached: dict[str, int] = {}  # milestone -> when, of the six that people know

@@ -43,9 +43,9 @@ class StoreReader:
         own: Mapping[str, str] | None = None,
         *,
         shops: Collection[str] = (),
-        review_sla_ms: int = Policy().review_sla_ms,
+        policy: Policy | None = None,
     ) -> None:
-        self._store, self._log, self._layout, self._sla_ms = store, log, layout, review_sla_ms
+        self._store, self._log, self._layout, self._policy = store, log, layout, policy or Policy()
         self._shops = tuple(shops)
         self._topics = {**TOPICS, **(own or {})}
         self._lanes = {name: [LaneId(name, layout, p) for p in range(partitions)] for name in TOPICS}
@@ -54,7 +54,7 @@ class StoreReader:
 
     async def order(self, order_id: str) -> OrderDetail | None:
         order = await self._order(order_id)
-        return None if order is None else detail(order)
+        return None if order is None else detail(order, self._policy)
 
     async def _order(self, order_id: str) -> Order | None:
         blob = await self._state("orders", order_id)
@@ -78,12 +78,12 @@ class StoreReader:
 
     async def reviews(self, queue: str, limit: int) -> Sequence[Waiting]:
         found = await self._load(await self._store.oldest(self._orders, queue, CONSIDERED))
-        rows = [its for order in found.values() if (its := waiting(order, queue, self._sla_ms)) is not None]
+        rows = [its for order in found.values() if (its := waiting(order, queue, self._policy.review_sla_ms)) is not None]
         return sorted(rows, key=urgency)[:limit]
 
     async def evidence(self, order_id: str, queue: str) -> Evidence | None:
         order = await self._order(order_id)
-        return None if order is None else evidence(order, queue, self._sla_ms)
+        return None if order is None else evidence(order, queue, self._policy.review_sla_ms)
 
     async def find(self, text: str) -> Sequence[Row]:
         number = text.removeprefix("#")

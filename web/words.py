@@ -91,6 +91,10 @@ def moment(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%-d %b %H:%M:%S UTC")
 
 
+def day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%-d %b")
+
+
 def age(ms: int, now: int) -> str:
     seconds = max(0, now - ms) // 1000
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):

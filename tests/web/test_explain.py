@@ -12,6 +12,8 @@ from orders.effect import effect_id
 from orders.fact import AnyFact, Fact
 from orders.journal import Claimed, Closed, Decided, Ended, Offered, TimerFired, Withdrawn, take_in
 from orders.merge import absorb
+from orders.policy import DAY, Policy
+from orders.sourcing import Location, Rate, Table
 from orders.state import Order
 from web.explain import TITLES, detail
 
@@ -164,3 +166,43 @@ def test_an_order_that_only_others_have_spoken_of_is_shown_too() -> None:
     told = detail(order_of(scan))
     assert [m.title for m in told.timeline] == ["Parcel: In transit"]
     assert told.person is None and told.parcels[0].tracking == "1Z" and told.total == 0
+
+
+RATES = Table(
+    split_minor=150,
+    unit_g=1000,
+    locations=(Location("east"), Location("west")),
+    rates=(
+        Rate(carrier="ups", location="east", base_minor=400, per_kg_minor=50, transit_ms=2 * DAY),
+        Rate(carrier="usps", location="west", service="express", base_minor=900, transit_ms=DAY),
+    ),
+)
+
+
+def sourced_from(*more: Fact, **fields: object) -> tuple[str, ...]:
+    both = (facts.Line(line="1", sku="LAMP", quantity=2), facts.Line(line="2", sku="SHADE", quantity=1))
+    return detail(order_of(placed(lines=both, **fields), *more), Policy(sourcing=RATES)).sourcing
+
+
+def short_of(line: str, location: str) -> facts.StockShort:
+    its = {**BASE, "system": "stock", "object": f"{line}@{location}"}
+    return facts.StockShort(**its, line=line, sku="LAMP", location=location, quantity=1)
+
+
+def test_where_an_order_is_sourced_from_is_told_with_its_price_and_why() -> None:
+    assert sourced_from() == (
+        "From east by ups standard: 5.50\u00a0EUR, arrives by 16 Nov",
+        "Why: the cheapest, 5.50\u00a0EUR in all",
+    )
+    assert sourced_from(promised=T + DAY + 1) == (
+        "From west by usps express: 9.00\u00a0EUR, arrives by 15 Nov",
+        "Why: the cheapest that arrives by 15 Nov, as promised, 9.00\u00a0EUR in all",
+    )
+    assert sourced_from(short_of("1", "east"), short_of("2", "west"), promised=T + 1) == (
+        "1 of 3 items from east by ups standard: 4.50\u00a0EUR, arrives by 16 Nov",
+        "2 of 3 items from west by usps express: 9.00\u00a0EUR, arrives by 15 Nov",
+        "Why: nothing arrives by 14 Nov: the earliest, 15.00\u00a0EUR in all, with 1.50\u00a0EUR for the split",
+    )
+    waiting = [short_of("1", place) for place in ("east", "west")]
+    assert sourced_from(*waiting)[0] == "From east by ups standard, once it is there: 5.50\u00a0EUR, arrives by 16 Nov"
+    assert detail(order_of(placed())).sourcing == detail(order_of(placed()), Policy()).sourcing == ()

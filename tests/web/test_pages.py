@@ -67,6 +67,15 @@ async def test_an_order_page_follows_its_order(site: Site) -> None:
     await stream.aclose()
 
 
+async def test_an_order_page_says_where_it_is_sourced_from_and_why(site: Site) -> None:
+    old, why = site.reader.details["lumi:1004"], ("From east by ups standard: 5.50 EUR", "Why: the cheapest <b>")
+    assert "Why:" not in (await site.client.get("/orders/lumi:1004")).text
+    site.reader.details["lumi:1004"] = msgspec.structs.replace(old, sourcing=why)
+    text = (await site.client.get("/orders/lumi:1004")).text
+    assert f"<li>{why[0]}</li><li>Why: the cheapest &lt;b&gt;</li>" in text
+    assert (await site.client.get("/v1/orders/lumi:1004")).json()["sourcing"] == list(why)
+
+
 async def test_what_customers_typed_is_text_and_not_markup(site: Site) -> None:
     text = (await site.client.get("/orders/lumi:1004")).text
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
