@@ -390,13 +390,13 @@ def requests(view: View, order: Order, policy: Policy, needed: Mapping[str, str]
     At the default location that is the name which is used without a table, so that one may be introduced or dropped at any time:
     what has an answer under another name is not asked for again.
     """
-    has = {(f.line, f.location) for f in held(view) if f"{RELEASE} {f.object}" not in order.ledger}
+    has = {(f.line, f.location) for f in held(view)}
     names = {}
     for line, place in needed.items():
         for times in count():
             again = f"~{times}" if times else ""
             name = f"{RESERVE} {line}{again}" if place == policy.default_location else f"{SOURCED} {_named(place)}{again}/{line}"
-            if not (view.released or order.ledger) or not _given_up(view, order, name):
+            if not view.released or not _given_back(view, order, name):
                 break
         if not order.ledger or name in order.ledger or (line, place) not in has:
             names[line] = name
@@ -408,10 +408,10 @@ def _named(place: str) -> str:
     return quote(place, safe=" ").replace("~", "%7E")
 
 
-def _given_up(view: View, order: Order, name: str) -> bool:
+def _given_back(view: View, order: Order, name: str) -> bool:
     action, milestone, instance = parts(name)
     id = effect_id(order.id, milestone, instance, action)
-    return f"{RELEASE} {id}" in order.ledger or (id in view.released and view.answered.get(id, "released") == "released")
+    return id in view.released and view.answered.get(id, "released") == "released"
 
 
 def carried(view: View, order: Order, policy: Policy, parcel: Parcel) -> tuple[str, str] | None:

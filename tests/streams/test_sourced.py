@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import features
+from orders.decision import Decision
 from orders.effect import Outcome
 from orders.fact import Address, Fact, Line, LinesCancelled, Person, Quantity, StockShort, encode_fact
-from orders.plan import sourced
+from orders.journal import Decided, adopt
+from orders.merge import merge
+from orders.plan import plan, sourced, sure_at
 from orders.policy import Policy
 from orders.request import StockLevelReported
 from orders.sourcing import Item, Location, Rate, Table, ways
@@ -26,7 +29,7 @@ from orders.view import View, view
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Outgoing, Record, Scores
 from streams.stock import StockProcessor
-from tests.orders.lives import DAY, HOUR, MINUTE, T0, cancel, captured, packed, picked, placed, reserved
+from tests.orders.lives import DAY, HOUR, MINUTE, T0, authorized, cancel, captured, packed, picked, placed, reserved, review, short
 from tests.orders.test_sourcing import tried
 
 TO = Person(name="Zoe", email="zoe@example.invalid", address=Address(lines=("Weg 1",), city="Berlin", postcode="10115", country="DE"))
@@ -74,6 +77,7 @@ class Lanes:
         self.asked: dict[str, list[dict[str, Any]]] = {}  # effect -> records that asked for it
         self.told: dict[str, set[str]] = {}  # template, or what a notice is about -> effects
         self.claimed: list[dict[str, Any]] = []
+        self.statuses: set[str] = set()
         self.gaps: list[str] = []  # a line that had been reserved, and was without a reservation for a while
 
     def hear(self, *facts: Fact) -> None:
@@ -112,6 +116,7 @@ class Lanes:
         kept |= {known: processor.encode(state) for known, state in result.states.items()}
         for known, lines in before.items():
             v = self.view(known)
+            self.statuses.add(v.status.value)
             self.gaps += [line for line in lines if line not in v.reserved and not v.cancelled and line not in v.cancelled_lines]
         for out in result.outbox:
             self.send(out)
@@ -196,7 +201,7 @@ def test_what_is_short_at_one_location_comes_from_another_and_nobody_is_told(see
     assert its.places() == {"1": "west", "2": "west"} and its.picks() == [("lumi:1", "west")]
     assert its.held() == {"SKU-1@west": 1, "SKU-2@west": 1} and not its.waiting()
     assert not its.gaps, "what was reserved is given back once the other is"
-    assert its.said("backordered") == its.said("stock_risk") == 0
+    assert its.said("backordered") == its.said("stock_risk") == 0 and "backordered" not in its.statuses
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -287,17 +292,32 @@ def test_orders_that_race_leave_no_unit_behind_and_each_is_whole_or_waits_everyw
 
 
 # --- what does not move
-def test_once_picking_began_nothing_moves_whatever_would_be_cheaper_now() -> None:
-    its = lanes(full(("SKU-1", "west"), ("SKU-1", "north"), ("SKU-2", "east"), ("SKU-2", "north")))
+GONE = LinesCancelled(order="lumi:1", system="shopify:lumi", object="lc", at=T0 + 2 * HOUR, lines=(Quantity(line="1", quantity=1),))
+
+
+def test_once_a_pick_list_is_out_nothing_moves_whatever_would_be_cheaper_now() -> None:
+    its = lanes(full(("SKU-1", "east")))
     its.hear(*bought())
     its.rest()
-    its.count({("SKU-2", "east"): 1})
-    its.hear(LinesCancelled(order="lumi:1", system="shopify:lumi", object="lc", at=T0 + 2 * HOUR, lines=(Quantity(line="1", quantity=1),)))
+    assert its.picks() == [("lumi:1", "west")]
+    its.hear(GONE)
     its.rest()
     assert its.places() == {"2": "west"} and its.held() == {"SKU-2@west": 1}
     its.hear(msgspec.structs.replace(picked(location="west"), order="lumi:1"), msgspec.structs.replace(packed("P1"), order="lumi:1"))
     its.rest()
-    assert its.places() == {"2": "west"} and its.picks() == [("lumi:1", "east"), ("lumi:1", "west")]
+    assert its.places() == {"2": "west"} and its.picks() == [("lumi:1", "west")]
+
+
+def test_what_is_about_to_move_is_not_picked_where_it_lies() -> None:
+    order = Order("lumi:1")
+    there = [reserved(line, location="west", order="lumi:1") for line in LINES[:2]]
+    for fact in (*bought(), short(LINES[0], location="east", order="lumi:1"), *there):
+        order = merge(order, fact)
+    order = adopt(order, Decided(at=T0, decision=Decision(number=1, at=T0, verdict="approve", by="model", knew=b"", since=T0)))
+    assert "warehouse.pick in_progress west" in plan(view(order), order, POLICY).effects
+    order = merge(order, GONE)
+    wants = plan(view(order), order, POLICY).effects
+    assert "stock.reserve paid 2" in wants and "warehouse.pick in_progress west" not in wants
 
 
 def test_before_that_what_becomes_cheaper_is_moved_to() -> None:
@@ -305,9 +325,8 @@ def test_before_that_what_becomes_cheaper_is_moved_to() -> None:
     its.hear(*bought(lines=LINES))
     its.rest()
     assert its.places() == {"1": "east", "2": "east"} and not its.picks(), "SKU-3 waits"
-    gone = (Quantity(line="1", quantity=1),)
     its.count({("SKU-3", "west"): 1})
-    its.hear(LinesCancelled(order="lumi:1", system="shopify:lumi", object="lc", at=T0 + 2 * HOUR, lines=gone))
+    its.hear(GONE)
     its.rest()
     assert its.places() == {"2": "west", "3": "west"} and its.held() == {"SKU-2@west": 1, "SKU-3@west": 1} and not its.gaps
 
@@ -383,3 +402,22 @@ def test_an_order_whose_stock_is_not_asked_for_any_more_is_picked_where_it_lies(
     its.hear(*bought(), *[reserved(line, location="west", object=f"r{line.line}", order="lumi:1") for line in LINES[:2]])
     its.rest()
     assert its.picks() == [("lumi:1", "west")], "east would be cheaper, and is asked by nobody"
+
+
+# --- from when on
+def test_the_way_begins_when_the_money_is_safe_and_whoever_had_to_has_approved() -> None:
+    order, paid = bought()
+    reserve = [authorized(n, at=T0 + n, object=f"a{n}", order="lumi:1") for n in (4000, 999)]
+    approved = review(True, at=T0 + HOUR)
+
+    def begins(*facts: Fact) -> int:
+        its = Order("lumi:1")
+        for fact in facts:
+            its = merge(its, msgspec.structs.replace(fact, order="lumi:1"))
+        return sure_at(view(its))
+
+    assert begins(order) == T0
+    assert begins(order, paid) == T0 + MINUTE == begins(order, paid, review(False, at=T0 + HOUR))
+    assert begins(order, *reserve) == T0 + 4000, "what was captured later changes nothing"
+    assert begins(order, *reserve, paid) == T0 + 4000 and begins(order, reserve[0], paid) == T0 + MINUTE
+    assert begins(order, paid, approved) == T0 + HOUR
