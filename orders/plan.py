@@ -39,7 +39,6 @@ from orders.view import (
     Parcel,
     View,
     awaits_review,
-    by_stock,
     decline_timer,
     line_asked,
     review_timer,
@@ -172,7 +171,7 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
                     if wanted(view, line) > 0:
                         reserving.add(line.line)
                         name = f"{RESERVE} {asking(view, line.line)}"
-                        if not order.ledger or name in order.ledger or not by_stock(view.reserved.get(line.line)):  # sourced, once
+                        if not order.ledger or name in order.ledger or not _sourced_before(view, order, line.line):
                             effects.append(name)
         if short and not view.shipped_at:
             effects.extend(say.backordered)
@@ -327,6 +326,12 @@ def asking(view: View, line: str) -> str:
         return line
     times = sum(answer.line == line and answer.quantity > 0 for answer in view.released.values())
     return f"{line}~{times}" if times else line
+
+
+def _sourced_before(view: View, order: Order, line: str) -> bool:
+    """Whether a line is reserved by a request of another name, from when there was a table of rates."""
+    its = view.reserved.get(line)
+    return its is not None and any(effect.id == its.object for effect in order.ledger.values())
 
 
 # --- sourcing: where there is a table of rates

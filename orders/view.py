@@ -657,23 +657,20 @@ def _stock(v: View, order: Order) -> None:
 
 
 def _moving(v: View, order: Order) -> None:
-    """A line may be known, and asked for, at several locations while it moves from one to another."""
+    """A line may be known, and asked for, at several locations while it moves from one to another. Only answers to us count."""
     answers, released = v.answered, v.released
-    open_ = [e for e in order.ledger.values() if e.action == "stock.reserve" and e.open and e.id not in answers and e.id not in released]
-    if not open_ and len(answers) == len(v.reserved):
+    asks = [e for e in order.ledger.values() if e.action == "stock.reserve"]
+    open_ = [e for e in asks if e.open and e.id not in answers and e.id not in released]
+    if not asks or (not open_ and len(answers) == len(v.reserved)):
         return
+    ours = {e.id for e in asks}
     lines = {x.line for x in v.lines} if open_ else NONE
     asked = {line_asked(lines, e.milestone, e.instance) for e in open_}
-    known = {(f.line, f.object) for f in (*v.reservations, *v.shortages) if f.system == "stock" and answers[f.object] != "released"}
-    times = Counter(line for line, _ in known)
-    v.moving = {line for line, f in v.reserved.items() if f.system == "stock" and (line in asked or times[line] > 1)}
+    in_force = {(f.line, f.object) for f in (*v.reservations, *v.shortages) if f.object in ours and answers[f.object] != "released"}
+    times = Counter(line for line, _ in in_force)
+    v.moving = {line for line, request in in_force if answers[request] == "reserved" and (times[line] > 1 or line in asked)}
     if v.short:
-        v.short = {line: f for line, f in v.short.items() if f.system != "stock" or not (line in asked or line in v.moving)}
-
-
-def by_stock(reservation: Any) -> bool:
-    """Whether there is one, and it is of our own stock lane."""
-    return reservation is not None and reservation.system == "stock"
+        v.short = {line: f for line, f in v.short.items() if f.object not in ours or not (line in asked or line in v.moving)}
 
 
 def line_asked(lines: Container[str], milestone: str, instance: str) -> str:

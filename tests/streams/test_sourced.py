@@ -26,6 +26,7 @@ from orders.sourcing import Item, Location, Rate, Table, ways
 from orders.state import Order
 from orders.stock import Stock
 from orders.view import View, view
+from orders.warehouse import stages
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Outgoing, Record, Scores
 from streams.stock import StockProcessor
@@ -78,6 +79,7 @@ class Lanes:
         self.told: dict[str, set[str]] = {}  # template, or what a notice is about -> effects
         self.claimed: list[dict[str, Any]] = []
         self.statuses: set[str] = set()
+        self.shown: set[str] = set()  # locations whose clerks were shown it, to be picked
         self.gaps: list[str] = []  # a line that had been reserved, and was without a reservation for a while
 
     def hear(self, *facts: Fact) -> None:
@@ -117,6 +119,7 @@ class Lanes:
         for known, lines in before.items():
             v = self.view(known)
             self.statuses.add(v.status.value)
+            self.shown |= {location for stage, location in stages(v) if stage == "to_pick"}
             self.gaps += [line for line in lines if line not in v.reserved and not v.cancelled and line not in v.cancelled_lines]
         for out in result.outbox:
             self.send(out)
@@ -202,6 +205,7 @@ def test_what_is_short_at_one_location_comes_from_another_and_nobody_is_told(see
     assert its.held() == {"SKU-1@west": 1, "SKU-2@west": 1} and not its.waiting()
     assert not its.gaps, "what was reserved is given back once the other is"
     assert its.said("backordered") == its.said("stock_risk") == 0 and "backordered" not in its.statuses
+    assert its.shown <= {"west"}
 
 
 @pytest.mark.parametrize("seed", range(20))
