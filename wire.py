@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from connectors.http import Http
     from connectors.systems import Connected
     from streams.reconcile import Reconciler, Result
+    from web.health import Health
     from web.heard import Watched
     from web.identity import People
     from web.ingest import Inlet
@@ -741,6 +742,47 @@ def renderer_of(settings: Settings, environment: Mapping[str, str]) -> Renderer:
     return Renderer(brand, WayBack([signing_key(settings, environment).encode()]))
 
 
+class Crash:
+    """What ended a role before anybody asked it to stop."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+        self.happened = asyncio.Event()
+
+    def __call__(self, error: BaseException) -> None:
+        self.errors.append(error)
+        self.happened.set()
+
+    def of(self, app: faust.App) -> BaseException | None:
+        """For the watchdog: the first that was told, or the app's own."""
+        return self.errors[0] if self.errors else app.crash_reason if app.crashed else None
+
+    def of_tasks(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            if task.done() and (error := task.exception()):
+                self(error)
+
+    def code(self, words: str) -> int:
+        """The role's exit code; says why it is not 0, after `words`."""
+        if not self.errors:
+            return 0
+        log.error(words, error=type(self.errors[0]).__name__, where=trail(self.errors[0]))
+        return 70
+
+
+def show_health(stack: contextlib.AsyncExitStack, settings: Settings, environment: Mapping[str, str], health: Health, field: str) -> int:
+    """Health and metrics of a role without pages, at `http.<field>` until the stack ends; the port. Raises as `listening` does."""
+    from web.health import HealthServer
+
+    with listening(settings, field):
+        server = HealthServer(health, getattr(settings.http, field), settings.http.host, people=people(settings, environment))
+        server.start()
+    stack.callback(server.close)
+    health.start()
+    stack.push_async_callback(health.close)
+    return server.port
+
+
 async def worker(
     settings: Settings, environment: Mapping[str, str], ray: LocalRay | None, stop: Callable[[], Awaitable[None]] = stop_signal
 ) -> int:
@@ -751,19 +793,13 @@ async def worker(
     from streams.app import PIPELINE, make_app
     from streams.driver import reposition
     from streams.watchdog import Watchdog
-    from web.health import Health, HealthServer
+    from web.health import Health
 
     clock, metrics = WallClock(), Metrics()
     metrics.build_info(VERSION).set(1)
     meter = Meter(metrics, clock)
     folder = data_folder(settings)
-    crashed: list[BaseException] = []
-    ended = asyncio.Event()
-
-    def crash(error: BaseException) -> None:
-        crashed.append(error)
-        ended.set()
-
+    crash = Crash()
     stopping = await heard(stop)
     async with contextlib.AsyncExitStack() as stack:
         if ray is not None:
@@ -811,14 +847,9 @@ async def worker(
             lambda: [*not_ready(w), *(weak if settings.replicated else ())],
             lambda: [*degraded(settings, scorer.health()), *(() if settings.replicated else weak)],
         )
-        with listening(settings, "worker_port"):
-            server = HealthServer(health, settings.http.worker_port, settings.http.host, people=people(settings, environment))
-            server.start()
-        stack.callback(server.close)
-        await asyncio.to_thread(only_here, settings, server.port)
-        health.start()
-        stack.push_async_callback(health.close)
-        watchdog = Watchdog(w, lambda: crashed[0] if crashed else apps[0].crash_reason if apps[0].crashed else None)
+        port = show_health(stack, settings, environment, health, "worker_port")
+        await asyncio.to_thread(only_here, settings, port)
+        watchdog = Watchdog(w, lambda: crash.of(apps[0]))
         stack.callback(watchdog.close)
         background = [
             watchdog.start(),
@@ -829,9 +860,9 @@ async def worker(
         ]
         await apps[0].start()
         calm_collector()
-        log.info("worker runs", port=server.port)
-        await asyncio.wait([stopping, asyncio.ensure_future(ended.wait()), *background], return_when=asyncio.FIRST_COMPLETED)
-        crashed += [found for task in background if task.done() and (found := task.exception())]  # nobody looks at modes any more
+        log.info("worker runs", port=port)
+        await asyncio.wait([stopping, asyncio.ensure_future(crash.happened.wait()), *background], return_when=asyncio.FIRST_COMPLETED)
+        crash.of_tasks(background)  # nobody looks at modes any more
         health.drain()
         log.info("worker drains")
         watchdog.close()
@@ -846,10 +877,7 @@ async def worker(
             task.cancel()
         write_stats(folder, {**meter.stats(), "stages": w.stages(), "ready": False})
         own_stats(folder).unlink()
-    if crashed:
-        log.error("worker ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
-        return 70
-    return 0
+    return crash.code("worker ends")
 
 
 def not_ready(worker: Worker) -> list[str]:
@@ -918,17 +946,11 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
     from streams.archiver import Archiver
     from streams.driver import reposition
     from streams.watchdog import Watchdog
-    from web.health import Health, HealthServer
+    from web.health import Health
 
     metrics, folder = Metrics(), data_folder(settings)
     metrics.build_info(VERSION).set(1)
-    crashed: list[BaseException] = []
-    ended = asyncio.Event()
-
-    def crash(error: BaseException) -> None:
-        crashed.append(error)
-        ended.set()
-
+    crash = Crash()
     stopping = await heard(stop)
     async with contextlib.AsyncExitStack() as stack:
         log_ = await stack.enter_async_context(opened(log_of(settings)))
@@ -947,19 +969,14 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
         )
         apps.append(app)
         health = Health(metrics, lambda: () if archiver.ready else ("partitions are being opened",))
-        with listening(settings, "archive_port"):
-            server = HealthServer(health, settings.http.archive_port, settings.http.host, people=people(settings, environment))
-            server.start()
-        stack.callback(server.close)
-        health.start()
-        stack.push_async_callback(health.close)
-        watchdog = Watchdog(archiver, lambda: crashed[0] if crashed else app.crash_reason if app.crashed else None)
+        port = show_health(stack, settings, environment, health, "archive_port")
+        watchdog = Watchdog(archiver, lambda: crash.of(app))
         stack.callback(watchdog.close)
         watching = watchdog.start()
         await app.start()
         calm_collector()
-        log.info("archive runs", port=server.port)
-        await asyncio.wait([stopping, asyncio.ensure_future(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+        log.info("archive runs", port=port)
+        await asyncio.wait([stopping, asyncio.ensure_future(crash.happened.wait())], return_when=asyncio.FIRST_COMPLETED)
         health.drain()
         watchdog.close()
         watching.cancel()
@@ -969,10 +986,7 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
                 await archiver.close()
         except TimeoutError:
             log.warning("drain took too long; what is not in a file is read again")
-    if crashed:
-        log.error("archive ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
-        return 70
-    return 0
+    return crash.code("archive ends")
 
 
 async def gateway(settings: Settings, environment: Mapping[str, str]) -> int:
@@ -1343,10 +1357,11 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
 async def poller(settings: Settings, environment: Mapping[str, str], stop: Callable[[], Awaitable[None]] = stop_signal) -> int:
     """Asks vendors until SIGTERM; returns the exit code."""
     from streams.poller import Paces, Poller
-    from web.health import Health, HealthServer
+    from web.health import Health
 
     clock, metrics = WallClock(), Metrics()
     metrics.build_info(VERSION).set(1)
+    crash = Crash()
     stopping = await heard(stop)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(settings, start=False))
@@ -1367,28 +1382,20 @@ async def poller(settings: Settings, environment: Mapping[str, str], stop: Calla
         )
         why: list[str] = ["store and log were not asked yet"]
         health = Health(metrics, lambda: why)
-        with listening(settings, "poller_port"):
-            server = HealthServer(health, settings.http.poller_port, settings.http.host, people=people(settings, environment))
-            server.start()
-        stack.callback(server.close)
-        health.start()
-        stack.push_async_callback(health.close)
+        port = show_health(stack, settings, environment, health, "poller_port")
         tasks = [
             asyncio.create_task(made.run()),
             asyncio.create_task(keep_asking(store, log_, settings, why)),
             asyncio.create_task(keep_repairs(store, metrics)),
         ]
-        log.info("poller runs", port=server.port, accounts=len(asked))
+        log.info("poller runs", port=port, accounts=len(asked))
         await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         health.drain()
-        crashed = [found for task in tasks if task.done() and (found := task.exception())]
+        crash.of_tasks(tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    if crashed:
-        log.error("poller ends", error=type(crashed[0]).__name__, where=trail(crashed[0]))
-        return 70
-    return 0
+    return crash.code("poller ends")
 
 
 NOBODY = "accounts: none can be asked: give one `credentials` (and `url`, where its vendor has none of its own)"

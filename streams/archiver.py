@@ -51,9 +51,8 @@ class Archiver:
         self._reposition = reposition
         self._compacted = ""  # the day up to which small files were joined
         self._shelves: dict[TP, Shelf] = {}
-        self._opening: dict[TP, asyncio.Task[None]] = {}
-        self.unpositioned_since: dict[TP, float] = {}  # loop time; the watchdog looks at it
-        self.lanes: dict[TP, Any] = {}  # there are none
+        self._opening: dict[TP, tuple[asyncio.Task[None], float]] = {}  # and since when, loop time
+        self.lanes: dict[TP, Any] = {}  # the watchdog looks at lanes; there are none
         self._writing = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -63,15 +62,13 @@ class Archiver:
             self._keeper = asyncio.create_task(self._keep())
         for tp in partitions:
             if tp not in self._shelves and tp not in self._opening:
-                self.unpositioned_since[tp] = asyncio.get_running_loop().time()
-                self._opening[tp] = asyncio.create_task(self._open(tp))
+                self._opening[tp] = asyncio.create_task(self._open(tp)), asyncio.get_running_loop().time()
 
     async def revoked(self, partitions: frozenset[TP]) -> None:
         for tp in partitions:
-            self.unpositioned_since.pop(tp, None)
-            task = self._opening.pop(tp, None)
-            if task is not None:
-                task.cancel()
+            opening = self._opening.pop(tp, None)
+            if opening is not None:
+                opening[0].cancel()
         await self._write([tp for tp in partitions if tp in self._shelves])
         for tp in partitions:
             self._shelves.pop(tp, None)
@@ -90,6 +87,11 @@ class Archiver:
     def mismatch(self, tp: TP, why: str) -> None:
         log.error("archive stopped", topic=tp.topic, partition=tp.partition, reason=why)
         self._crash(RuntimeError(f"archive: {tp.topic}.{tp.partition}: {why}"))
+
+    @property
+    def unpositioned_since(self) -> Mapping[TP, float]:
+        """For the watchdog: partitions that are ours and not read yet."""
+        return {tp: since for tp, (_, since) in self._opening.items()}
 
     @property
     def ready(self) -> bool:
@@ -127,7 +129,6 @@ class Archiver:
             self.mismatch(tp, f"the manifest goes on at {position}, the log holds {first} to {end}")
             return
         self._shelves[tp] = Shelf(position)
-        self.unpositioned_since.pop(tp, None)
         self._opening.pop(tp, None)
 
     async def _keep(self) -> None:
