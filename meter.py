@@ -32,7 +32,7 @@ READ_TRIES, READ_PAUSE_S = 50, 0.002
 STOPPED = {"rebuilding": "recovering"}  # every other reason for which a partition stops is a mismatch of what it needs to go on
 
 
-# What an order in a status waits for; in the others it has ended.
+# What an order in a status waits for; in the others it has ended (`orders.status.ENDED`).
 WAITS_FOR = {
     Status.ANNOUNCED: "order",
     Status.ORDER_PLACED: "payment",
@@ -179,6 +179,8 @@ class Meter:
         self._add(processor, "facts", counts.facts, lambda key, n: m.facts(key).inc(n))
         self._add(processor, "transitions", counts.transitions, lambda key, n: m.transitions(key[0], key[1], "applied").inc(n))
         self._add(processor, "decisions", counts.decisions, lambda key, n: m.decisions(*key).inc(n))
+        refolded = {"checks": m.convergence_checks, "violations": m.convergence_violations}
+        self._add(processor, "convergence", counts.convergence, lambda key, n: refolded[key].inc(n))
 
     def _add(self, processor: Processor, what: str, counts: Counter[Any], add: Any) -> None:
         seen = self._seen.setdefault(processor, {}).setdefault(what, Counter())

@@ -273,6 +273,11 @@ class Metrics:
         self.parked_now = gauge("parked_waiting", "Parked records that nobody has dealt with yet.")()
         self.parked_orders = gauge("parked_orders", "Orders marked incomplete because a report about them is parked.")()
 
+        self.convergence_checks = counter("convergence_checks_total", "Finished orders folded again in a shuffled order.")()
+        self.convergence_violations = counter(
+            "convergence_violations_total", "Of them, those whose state came out different: arrival order mattered, which must never be."
+        )()
+
         self.stalled_orders = gauge(
             "stalled_orders",
             "Orders that stay in a status for longer than they should, by what they wait for.",

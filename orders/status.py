@@ -29,6 +29,8 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+ENDED = frozenset({Status.DELIVERED, Status.RETURNED, Status.REFUNDED, Status.CANCELLED})  # nothing more is expected
+
 WORDS = {status: status.value.replace("_", " ").title().replace(" For ", " for ").replace("On Hold", "On hold") for status in Status}
 
 STATUS: list[tuple[Callable[[View], bool], Status]] = [

@@ -19,7 +19,7 @@ from orders import state
 from orders.bounds import violation
 from orders.decision import Score, decide, knowledge
 from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
-from orders.fact import AT_MIN, FactParked, FactUnparked, decode_fact, encode_fact
+from orders.fact import AT_MIN, Fact, FactParked, FactUnparked, decode_fact, encode_fact
 from orders.finance import problems, suspicious
 from orders.journal import (
     Answered,
@@ -66,8 +66,10 @@ from orders.plan import (
 )
 from orders.policy import Policy
 from orders.state import Order, effect_name
+from orders.status import ENDED
 from orders.view import View, awaits_review, conclude, derive, review_timer, view
 from orders.warehouse import queued_at, stages
+from streams.convergence import SHARE, Sampler
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Questions, Record, Result, Scores
 from streams.reading import MAX_RECORD_BYTES, park, unreadable
 
@@ -83,6 +85,7 @@ class Counts(msgspec.Struct):
     parked: Counter[str] = msgspec.field(default_factory=Counter)  # by reason
     transitions: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (from, to); from "" for a new order
     decisions: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (verdict, "model" | "fallback")
+    convergence: Counter[str] = msgspec.field(default_factory=Counter)  # "checks", "violations"
     effects: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (action, "observed" | "offered" | "withdrawn" | ...)
 
 
@@ -107,7 +110,8 @@ class Work(msgspec.Struct):
 
 class OrdersProcessor:
     """`features` lays a view out as the model's row; `abilities` says per action, or per channel, what can be done about an unknown:
-    "keyed" (again with the same key and bytes), "lookup" (ask what became of it) or "neither" (a person looks at it)."""
+    "keyed" (again with the same key and bytes), "lookup" (ask what became of it) or "neither" (a person looks at it).
+    One finished order in `sampled` is folded again (`streams.convergence`)."""
 
     name = "orders"
     topic = "facts"
@@ -121,12 +125,14 @@ class OrdersProcessor:
         policy: Policy | None = None,
         abilities: Mapping[str, str] | None = None,
         layout: int = 0,
+        sampled: int = SHARE,
     ) -> None:
         self._features = features
         self._policy = policy or Policy()
         self._abilities = dict(abilities or {})
         self._layout = layout
         self.counts = Counts()
+        self._sampler = Sampler(self.counts.convergence, sampled)
 
     # --- first half: take in what came, say what must be scored
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
@@ -237,6 +243,7 @@ class OrdersProcessor:
                 waiting = turns.pop(key, None)
                 its = waiting if waiting is not None else Turn(Order(key) if before is None else before.fork(), before)
                 order = its.order
+            told: list[Fact] = []
             for record in records:
                 try:
                     if len(record.value) > MAX_RECORD_BYTES:
@@ -250,14 +257,19 @@ class OrdersProcessor:
                     parked.append(park(inputs, record, reason, detail, now))
                     self.counts.parked[reason] += 1
                     if order is not None:
-                        absorb(order, _mark(record, key, reason))
+                        told.append(_mark(record, key, reason))
+                        absorb(order, told[-1])
                     continue
                 assert order is not None
+                told.append(fact)
                 seen.append(absorb(order, fact))
                 if type(fact) is FactUnparked and fact.record:
                     unparked.append(fact.record)
-            if order is not None and (its.due or its.entries or _changed(its)):
-                yield its
+            if order is not None:
+                if self._sampler.sampled(key):
+                    self._sampler.saw(its.before, order, told)
+                if its.due or its.entries or _changed(its):
+                    yield its
         self.counts.facts.update(seen)
         for its in turns.values():
             if its.due or its.entries or _changed(its):
@@ -595,6 +607,8 @@ class OrdersProcessor:
                 result.index.append((key, (), queued, queued_at(v)))
             if not had or had[0] != has[0]:
                 self.counts.transitions[(had[0] if had else "", has[0])] += 1
+                if v.status in ENDED:
+                    self._sampler.ended(order)
 
 
 def tags(v: View, order: Order) -> tuple[str, ...]:

@@ -14,12 +14,14 @@ import pytest
 
 import metrics as metrics_module
 from connectors.store import LaneId, Store
-from meter import Latencies, Meter, own_stats, read_stats, write_stats
+from meter import WAITS_FOR, Latencies, Meter, own_stats, read_stats, write_stats
 from metrics import OTHER, PARKED, Metrics
 from orders.effect import Claim, Outcome
+from orders.status import ENDED, Status
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
 from streams.lane import Lane
+from streams.orders import OrdersProcessor
 from streams.processor import Chunk, Inputs, Parked, Record, Result
 from streams.transport import TP
 from streams.worker import Stopped, Worker
@@ -113,6 +115,20 @@ async def test_counts_do_not_fall_when_a_lane_is_made_anew_or_comes_back(world: 
     world.lane(TP0, first)
     first.counts["email", "shipped", "sent"] = 6
     assert world.look()[series] == 9
+
+
+def test_an_order_that_has_ended_waits_for_nothing() -> None:
+    assert set(Status) - set(WAITS_FOR) == ENDED
+
+
+async def test_a_state_that_depends_on_arrival_is_counted_and_none_reads_0(world: World) -> None:
+    processor = OrdersProcessor(lambda v: (1.0,))
+    world.lane(TP0, processor)
+    assert world.look()["convergence_violations_total"] == 0
+    processor.counts.convergence.update({"checks": 7, "violations": 2})
+    shown = world.look()
+    assert (shown["convergence_checks_total"], shown["convergence_violations_total"]) == (7, 2)
+    assert world.look()["convergence_violations_total"] == 2, "what was counted is not counted again"
 
 
 async def test_partitions_are_counted_by_what_they_are(world: World) -> None:

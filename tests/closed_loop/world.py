@@ -76,7 +76,7 @@ class World:
         self.rng = random.Random(seed)
         self.label = label  # what a carrier's label is known by
         self.policy = policy or Policy(retire_after_ms=0)
-        self.processor = OrdersProcessor(row, self.policy, {channel: ability})
+        self.processor = OrdersProcessor(row, self.policy, {channel: ability}, sampled=1)
         self.channels = Live(self.rng, mode)
         self.fraud, self.trouble = fraud, trouble
         self.order_id = facts[0].order
@@ -117,6 +117,7 @@ class World:
             self.turn(records, outcomes, due)
         else:
             raise AssertionError("it never comes to rest")
+        assert not self.processor.counts.convergence["violations"]
         return {"commits": self.commits, "rest": self.rest()}
 
     def turn(self, records: list[Record], outcomes: list[Outcome], due: list[str]) -> None:
