@@ -40,7 +40,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
-from bench.installation import _free_port
+from bench.installation import _free_port, to_its_end
 from bench.machine import machine, versions
 from demo import look
 from meter import Latencies
@@ -209,12 +209,12 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
     }
     config.write_text(yaml.safe_dump(tree))
     environment = {**os.environ, "BENCH_SHOPIFY": SHOPIFY, "BENCH_STRIPE": STRIPE, "BENCH_SIGNING": SIGNING}
-    roles = []
+    roles: list[asyncio.subprocess.Process] = []
+    settings = load(config)
     with (folder / "roles.log").open("ab") as said:
-        try:
-            settings = load(config)
-            async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
-                await wire.lay_out(settings, store, log)
+        async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
+            await wire.lay_out(settings, store, log)
+            try:
                 roles.append(await wire.role("worker", config, environment, stderr=said))
                 roles.append(await wire.role("gateway", config, environment, stderr=said))
                 noop = await asyncio.create_subprocess_exec(sys.executable, __file__, "--noop-port", str(noop_port), stderr=said)
@@ -222,11 +222,9 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Path, int, int]]:
                 paths = ((port, "/readyz"), (worker_port, "/readyz"), (noop_port, "/"))
                 await _answering([f"http://127.0.0.1:{p}{path}" for p, path in paths], roles, folder / "roles.log")
                 yield config, port, noop_port
-                await wire.end_roles(roles)
-        finally:
-            for process in roles:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+            finally:
+                if roles:
+                    await wire.end_roles(roles)
 
 
 async def _answering(urls: list[str], roles: list[asyncio.subprocess.Process], said: Path) -> None:
@@ -378,7 +376,7 @@ def main(rates: str, seconds: float, rounds: int, visible_at: int, noop_port: in
         _serve_noop(noop_port)
         return
     try:
-        rows, visible, lost = asyncio.run(measure([int(rate) for rate in rates.split(",")], seconds, rounds, visible_at))
+        rows, visible, lost = to_its_end(measure([int(rate) for rate in rates.split(",")], seconds, rounds, visible_at))
     except wire.Failed as error:
         raise click.ClickException(str(error)) from None
     report(rows, visible, lost, Console(soft_wrap=True))

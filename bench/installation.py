@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -34,6 +35,22 @@ from streams.transport import Log
 
 KAFKA = Path(__file__).resolve().parents[2] / "shared" / "kafka"
 READY_S = 90.0
+T = TypeVar("T")
+
+
+def to_its_end(bench: Coroutine[Any, Any, T]) -> T:
+    """Runs a bench. SIGTERM, too, ends all it has started, and then this process."""
+
+    async def stoppable() -> T:
+        its = asyncio.current_task()
+        assert its is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, its.cancel)
+        return await bench
+
+    try:
+        return asyncio.run(stoppable())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
-from bench.installation import KAFKA, Installation, Plan, installation
+from bench.installation import KAFKA, Installation, Plan, installation, to_its_end
 from bench.machine import machine, versions
 from bench.pipeline import shop_of
 from connectors.fake_shop import FakeShop
@@ -188,7 +188,7 @@ def main(
 ) -> None:
     plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers, archive=archive)
     try:
-        rows = asyncio.run(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, rounds, seed))
+        rows = to_its_end(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, rounds, seed))
     except wire.Failed as error:
         raise click.ClickException(str(error)) from None
     report(plan, rows, Console(soft_wrap=True))

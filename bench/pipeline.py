@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
-from bench.installation import KAFKA, Installation, Plan, installation, stage_rows
+from bench.installation import KAFKA, Installation, Plan, installation, stage_rows, to_its_end
 from bench.machine import NOTHING, Usage, machine, versions
 from connectors.fake_shop import FakeShop
 from connectors.store import LaneId
@@ -304,7 +304,7 @@ def main(
     plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers, archive=archive, ray=ray)
     console = Console(stderr=True)
     try:
-        made = [asyncio.run(measure(plan, orders, seed, console)) for _ in range(runs)]
+        made = [to_its_end(measure(plan, orders, seed, console)) for _ in range(runs)]
     except wire.Failed as error:
         raise click.ClickException(str(error)) from None
     report(plan, made, Console(soft_wrap=True))
