@@ -37,7 +37,7 @@ def variable(vendor: Vendor, name: str = "webhook_secret") -> str:
 
 def configuration(choice: Choice) -> str:
     """A commented `orderflow.yaml`. Secrets are named, never written; everything starts in `observe`."""
-    return "\n".join([*_head(choice), *_accounts(choice)]) + "\n"
+    return "\n".join([*_head(choice), *accounts(choice)]) + "\n"
 
 
 def _head(choice: Choice) -> Iterator[str]:
@@ -60,7 +60,8 @@ def _head(choice: Choice) -> Iterator[str]:
     yield "    # password: {env: SMTP_PASSWORD}"
 
 
-def _accounts(choice: Choice) -> Iterator[str]:
+def accounts(choice: Choice) -> Iterator[str]:
+    """The lines of `accounts:`, commented."""
     if not choice.vendors:
         yield "# accounts: none yet. `run.py connector list` names the vendors; POST /v1/facts takes facts of any system."
         return

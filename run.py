@@ -109,33 +109,39 @@ def demo(orders: int, seconds: float, seed: int, data: Path | None, port: int, f
 @click.option("--public", default="", metavar="URL", help="Where vendors and customers reach the gateway.")
 @click.pass_context
 def init(context: click.Context, start_at: str, with_: tuple[str, ...], shop: str, public: str) -> None:
-    """Write a configuration if there is none; create topics and first positions. A second call changes nothing.
+    """Write a configuration if there is none; create topics and first positions. A second call changes nothing, and with
+    --with shows what to add for a further system.
 
     On a terminal it asks which shop, payment gateway, warehouse and carriers you have, and says which URL to give to each.
     """
+    import connect
     import wire
+    from connectors.registry import VENDORS
 
     path = context.obj["config"] or Path(DEFAULT_FILE)
-    steps: list[str] = []
-    if not path.exists():
-        import connect
-        from connectors.registry import VENDORS
-
-        unknown = [name for name in with_ if name not in VENDORS]
-        if unknown:
-            raise click.UsageError(f"no vendor {unknown[0]!r}; known: {', '.join(VENDORS)}")
-        if not with_ and sys.stdin.isatty():
+    there = path.exists()
+    unknown = [name for name in with_ if name not in VENDORS]
+    if unknown:
+        raise click.UsageError(f"no vendor {unknown[0]!r}; known: {', '.join(VENDORS)}")
+    if not there and not with_:
+        if sys.stdin.isatty():
             with_, shop, public = _asked(shop, public)
-        if not SLUG.fullmatch(shop):
-            raise click.UsageError(f"--shop {shop!r}: small letters, digits and - only")
-        choice = connect.Choice(shop, public.rstrip("/") or connect.HOST, connect.chosen(with_))
+        else:
+            click.echo("this is no terminal, so nothing is asked; --with VENDOR says which systems you have")
+    if not SLUG.fullmatch(shop):
+        raise click.UsageError(f"--shop {shop!r}: small letters, digits and - only")
+    choice = connect.Choice(shop, public.rstrip("/") or connect.HOST, connect.chosen(with_))
+    if not there:
         path.write_text(connect.configuration(choice))
         click.echo(f"wrote {path}: everything starts in `observe`, nothing is sent")
-        steps = list(connect.next_steps(choice))
+    elif with_:
+        click.echo(f"{path} is there and stays as it is. What you named would be, in its `accounts:`\n")
+        click.echo("\n".join(connect.accounts(choice)))
     context.obj["config"] = path
     _run(wire.initialise(_settings(context), start_at))
     click.echo("topics and positions are in place; next: run.py doctor, then run.py serve")
-    click.echo("\n".join(steps), nl=bool(steps))
+    steps = "\n".join(connect.next_steps(choice))
+    click.echo(steps, nl=bool(steps))
 
 
 def _asked(shop: str, public: str) -> tuple[tuple[str, ...], str, str]:
@@ -296,7 +302,8 @@ def connector_list(as_json: bool) -> None:
 def connector_read(context: click.Context, vendor: str, file: Path, topic: str, answer: str, shop: str) -> None:
     """What VENDOR's connector makes of a recorded delivery: one record per line, or why there is none.
 
-    FILE holds {"headers": {...}, "body": {...}} or the body alone. Signatures are not looked at. Nothing is sent or stored.
+    FILE holds {"headers": {...}, "body": {...}} or the body alone, perhaps compressed. Signatures are not looked at. Nothing is sent
+    or stored. `run.py connector list --json` names topics and answers.
     """
     from connectors.delivery import Ignored, Unreadable
     from connectors.registry import VENDORS
@@ -315,6 +322,9 @@ def connector_read(context: click.Context, vendor: str, file: Path, topic: str, 
         return
     except Unreadable as error:
         click.echo(f"{file}: cannot be read: {error.reason}: {error.detail}", err=True)
+        if not topic and not answer:
+            kinds = ", ".join(sorted(VENDORS[vendor].answers))
+            click.echo(f"say what it is, where the file does not: --topic, or for what was fetched --answer ({kinds})", err=True)
         context.exit(USAGE)
     if isinstance(found, str):
         click.echo(f"refused by {vendor}: {found}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
+import zlib
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -43,26 +45,63 @@ encode_delivery = msgspec.msgpack.Encoder().encode
 decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
 
 
-class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A delivery or an answer as a file keeps it: `{"headers": {...}, "body": ...}`, with `topic` or `answer` where no header says it."""
+class Recorded(msgspec.Struct, frozen=True):
+    """A delivery or an answer as a file keeps it, with `topic` or `answer` where no header says it; what else it names is passed over.
+
+    `body` is JSON, or a text: then the bytes that were signed.
+    """
 
     body: msgspec.Raw
-    headers: dict[str, str | list[str]] = {}
+    headers: dict[str, str | int | list[str] | None] | list[tuple[str, str]] = {}
     topic: str = ""
     answer: str = ""
 
 
+class Documented(msgspec.Struct, frozen=True):
+    """A topic's page of Shopify's documentation: its name, and an example."""
+
+    name: str
+    response: msgspec.Raw
+
+
 def recorded(raw: bytes) -> tuple[bytes, dict[str, str], str, str]:
-    """Body, headers (names in lower case), topic and kind of answer of a recorded delivery; of anything else, it is the body."""
+    """Body, headers (names in lower case), topic and kind of answer of a recorded delivery; of anything else, it is the body.
+
+    Raises Unreadable, naming the field, for what would be a recording but for its headers, topic or answer.
+    """
+    raw = _plain(raw)
     try:
-        found = msgspec.json.decode(raw, type=Recorded)
+        names = set(msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
     except DECODING:
-        return raw, {}, "", ""
-    headers = {name.lower(): value if isinstance(value, str) else ", ".join(value) for name, value in found.headers.items()}
+        names = set()
+    try:
+        if "body" in names and ("headers" in names or names <= {"body", "topic", "answer"}):
+            found = msgspec.json.decode(raw, type=Recorded)
+        elif names >= {"name", "response"}:
+            page = msgspec.json.decode(raw, type=Documented)
+            found = Recorded(page.response, topic=page.name)
+        else:
+            return raw, {}, "", ""
+    except DECODING as error:
+        raise stumbled(error) from None
+    headers = {}
+    for name, value in found.headers.items() if isinstance(found.headers, dict) else found.headers:
+        if value is not None:
+            headers[name.lower()] = ", ".join(value) if isinstance(value, list) else str(value)
     body = bytes(found.body)
-    if body.startswith(b'"'):  # kept as text: the raw bytes that were signed
+    if body.startswith(b'"'):
         body = msgspec.json.decode(body, type=str).encode()
     return body, headers, found.topic, found.answer
+
+
+def _plain(raw: bytes) -> bytes:
+    """Without what tools put around a file: compression, a mark of its encoding. Raises Unreadable."""
+    if raw.startswith(b"\x1f\x8b"):
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error):
+            raise Unreadable("malformed", "it is compressed, and damaged") from None
+    return raw.removeprefix(b"\xef\xbb\xbf")
 
 
 class Routed(NamedTuple):

@@ -198,10 +198,20 @@ def understood(vendor: Vendor, account: Account, raw: bytes, at: int, topic: str
     `topic` and `answer` say what it is where neither the recording nor its headers do.
     """
     body, headers, told, answered = recorded(raw)
-    answer = answer or answered
-    if answer:
-        return vendor.complaint(body) or vendor.read(account, ANSWER + answer, body, at)
-    return vendor.read(account, topic or told or vendor.envelope(headers, body).topic, body, at)
+    kind = answer or answered
+    if kind and kind not in vendor.answers:
+        raise Unreadable("schema", f"no answer of {vendor.name} is called {kind!r}; known: {', '.join(sorted(vendor.answers))}")
+    if kind:
+        return vendor.complaint(body) or vendor.read(account, ANSWER + kind, body, at)
+    try:
+        its = topic or told or vendor.envelope(headers, body).topic
+        if not its:
+            raise Unreadable("schema", f"{vendor.name} pushes nothing, so it is an answer: {', '.join(sorted(vendor.answers))}")
+        return vendor.read(account, its, body, at)
+    except Unreadable:
+        if complaint := vendor.complaint(body):
+            return complaint
+        raise
 
 
 # --- what the vendors' functions share

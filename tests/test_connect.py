@@ -77,3 +77,16 @@ def test_a_slug_that_cannot_be_part_of_an_id_is_refused_before_anything_is_writt
     result = CliRunner().invoke(run.main, ["init", "--shop", "Lumi Zone"])
     assert result.exit_code == 2 and "--shop 'Lumi Zone'" in result.output
     assert not (tmp_path / "orderflow.yaml").exists()
+
+
+def test_where_a_configuration_is_it_stays_and_what_to_add_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = CliRunner().invoke(run.main, ["init"])
+    assert plain.exit_code == 0 and "--with VENDOR" in plain.output
+    before = (tmp_path / "orderflow.yaml").read_text()
+    result = CliRunner().invoke(run.main, ["init", "--with", "shopify", "--with", "stripe", "--public", "https://orders.lumi.example"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "orderflow.yaml").read_text() == before and "stays as it is" in result.output
+    assert "- name: shopify-lumi" in result.output and "https://orders.lumi.example/v1/ingest/stripe-lumi" in result.output
+    wrong = CliRunner().invoke(run.main, ["init", "--with", "shopfy"])
+    assert wrong.exit_code == 2 and "no vendor 'shopfy'" in wrong.output

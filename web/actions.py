@@ -144,6 +144,7 @@ _decode_act = msgspec.json.Decoder(AnyAct).decode
 _decode_again = msgspec.json.Decoder(Again).decode
 _decode_any = msgspec.json.Decoder().decode
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
+_LENGTH = re.compile(r"of length ([<>]=) (\d+)")
 _NAMED = re.compile(r"(required|unknown) field `([^`]*)`")
 
 
@@ -177,6 +178,8 @@ def _invalid(why: str) -> Refusal:
         return Refusal(422, "unknown_field", "there is no such field", field=field if len(field) <= 64 and field.isprintable() else "?")
     if path == "action":
         return Refusal(422, "unknown_action", f"known are: {', '.join(sorted(DONE))}", field="action")
+    if length := _LENGTH.search(what):
+        what = f"at least {length[2]} characters" if length[1] == ">=" else f"at most {length[2]} characters"
     return Refusal(422, "invalid", what if not what.startswith("Invalid") else "not one of the known values", field=path)
 
 

@@ -268,7 +268,8 @@ async def test_a_form_that_is_refused_says_why_and_keeps_what_was_typed(orders: 
     secret = await csrf(orders.client, "/orders/lumi:2")
     for data, status, words in (
         ({"action": "release", "reason": "I know her", "holds": "h1"}, 409, "This order has no score yet"),
-        ({"action": "cancel", "reason": "no"}, 422, "reason"),
+        ({"action": "cancel", "reason": "no"}, 422, "at least 3 characters (reason)"),
+        ({"action": "cancel", "reason": "x" * 501}, 422, "at most 500 characters (reason)"),
         ({"action": "explode"}, 422, "known are"),
     ):
         answer = await orders.client.post("/orders/lumi:2/actions", data={"csrf": secret, **data})
