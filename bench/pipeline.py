@@ -45,6 +45,7 @@ LOAD_RECORDS = 4_000
 SAMPLE = 500
 LOOK_S = 0.4
 MEMORY_S = 5.0
+LEFT = 0.5  # share of the facts that must be left when all workers are ready
 MOVING_S = 120.0  # no lane moves for so long: given up
 
 
@@ -52,6 +53,7 @@ class Run(msgspec.Struct):
     """One run's figures; what `--json` prints."""
 
     facts: int
+    measured: int  # of them, those that were left when all workers were ready
     orders: int
     facts_per_second: float
     seconds: float
@@ -219,12 +221,13 @@ async def _figures(
     if sum(tags.values()) < orders:
         faults.append(f"only {sum(tags.values())} tags of {orders} orders")
     cpu = {name: after[name].cpu_s - before.get(name, NOTHING).cpu_s for name in after}
-    counted = max(1, facts - first)
+    counted = max(1, facts - first)  # `first` may count what the stock lane has answered by then: no figure of this run holds
     used = await its.store.used_bytes()
     return Run(
         facts=facts_in,
+        measured=max(0, facts - first),
         orders=orders,
-        facts_per_second=round((facts - first) / seconds, 1),
+        facts_per_second=round(counted / seconds, 1),
         seconds=round(seconds, 2),
         rest_seconds=round(rested, 2),
         cpu_seconds={name: round(value, 2) for name, value in cpu.items()},
@@ -307,6 +310,8 @@ def main(
         made = [to_its_end(measure(plan, orders, seed, console)) for _ in range(runs)]
     except wire.Failed as error:
         raise click.ClickException(str(error)) from None
+    if any(run.measured < run.facts * LEFT for run in made):
+        raise click.ClickException("most facts were done before all workers were ready, so nothing was measured: take more --orders")
     report(plan, made, Console(soft_wrap=True))
     if as_json:
         best: dict[str, Any] = msgspec.to_builtins(sorted(made, key=lambda run: run.facts_per_second)[len(made) // 2])

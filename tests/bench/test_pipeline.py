@@ -53,6 +53,15 @@ async def test_the_latency_bench_measures_each_fact_of_its_pace_and_no_other() -
     assert latency.medians(rows) == {200: pytest.approx((rows[0].p99 + rows[1].p99) / 2)}
 
 
+def test_a_run_whose_facts_were_done_before_it_began_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(plan: Plan, orders: int, seed: int, console: Console) -> pipeline.Run:
+        return pipeline.Run(**{**dict.fromkeys(pipeline.Run.__struct_fields__, {}), "facts": 100, "measured": 49})
+
+    monkeypatch.setattr(pipeline, "measure", measured)
+    answer = CliRunner().invoke(pipeline.main, ["--orders", "10"])
+    assert (answer.exit_code, "take more --orders" in answer.output) == (1, True)
+
+
 def test_the_embedded_log_is_not_measured_with_two_workers() -> None:
     answer = CliRunner().invoke(pipeline.main, ["--log", "embedded", "--workers", "2"])
     assert (answer.exit_code, "one worker process" in answer.output) == (2, True)
