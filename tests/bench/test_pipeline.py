@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -54,8 +56,8 @@ async def test_the_latency_bench_measures_each_fact_of_its_pace_and_no_other() -
 
 
 def test_a_run_whose_facts_were_done_before_it_began_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def measured(plan: Plan, orders: int, seed: int, console: Console) -> pipeline.Run:
-        return pipeline.Run(**{**dict.fromkeys(pipeline.Run.__struct_fields__, {}), "facts": 100, "measured": 49})
+    async def measured(plan: Plan, orders: int, seed: int, console: Console) -> Any:
+        return SimpleNamespace(facts=100, measured=49)
 
     monkeypatch.setattr(pipeline, "measure", measured)
     answer = CliRunner().invoke(pipeline.main, ["--orders", "10"])
