@@ -1,22 +1,25 @@
 """Stripe: what became of payments, as events that it pushes and objects that we fetch to reconcile.
 
 Whose payment it is says `metadata[order_field]` of the object, or of its payment intent where that is expanded; a checkout
-session may say it in `client_reference_id`. What names no order waits for its payment intent (where there is none, its charge)
-to be linked to one; whatever names both links them, for good: a payment is never another order's.
+session may say it in `client_reference_id`. It is the shop's own ID, or a global one that ends in it. What names no order waits for
+its payment intent (where there is none, its charge) to be linked to one; so does what names a number ("#1001"), since two shops
+count alike. Whatever names both links them, for good: a payment is never another order's.
 
 - A capture or an authorization is a fact of its payment intent, whoever tells it (the intent, its charge, a listing), and of
-  the charge where there is no intent. Its amount is the sum so far and only grows, so the amount is its version.
+  the charge where there is no intent. Its amount is the sum so far and only grows, so the amount is its version. Older charges,
+  without `amount_captured`, show what was released uncaptured as refunded: it is taken off.
 - A failure is a fact of one attempt: intent and charge, or the time where nothing was charged. The intent knows the bank's
   decline code, so its word outranks the charge's.
-- `charge.refunded` tells refunds only where it lists them, which API versions since 2022-11-15 do not; an endpoint of such a
-  version has to be subscribed to `refund.created`, `refund.updated` and `refund.failed`. A refund that failed after all, or was
-  cancelled, is retracted. Stripe makes a refund of what it releases uncaptured too; it moves no balance and is none of ours.
+- `charge.refunded` tells refunds only where it lists them with their IDs, which API versions since 2022-11-15 and the oldest do
+  not; an endpoint of a new one has to be subscribed to `refund.created`, `refund.updated` and `refund.failed`. A refund that failed
+  after all, or was cancelled, is retracted. Stripe makes a refund of what it releases uncaptured too; it moves no balance and is
+  none of ours.
 - An authorization that was cancelled or ran out is retracted: nothing can be captured of it.
 - An inquiry (`warning_...`) is a dispute like any other; one that ends without a chargeback, or was prevented, is won.
 - A checkout session links its payment intent, which tells what was paid or not. Only where there is none (a subscription's)
   its own total is stated as paid, as a statement of the whole, so that it never adds to a capture.
 - Amounts are in minor units as Stripe counts them, which differ from ISO 4217 for three currencies.
-- Events of test mode are read like others: which mode an endpoint is sent is the account's choice.
+- Events of test mode, and of connected accounts, are read like others: which an endpoint is sent is the account's choice.
 
 A fetched object does not say when it was captured or closed: it counts from its creation, and the pushed time outranks that.
 
@@ -38,7 +41,7 @@ from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Un
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply, Request, decode
 from connectors.signature import StripeSignature
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, order_id, waiting, within
+from connectors.vendor import ANSWER, Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, order_id, waiting, within
 from orders import money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import (
@@ -59,8 +62,10 @@ RELEASED = frozenset({"expired_uncaptured_charge", "partial_capture"})  # reason
 UNDONE = frozenset({"failed", "canceled"})  # of a refund
 ENDED = {"won": True, "warning_closed": True, "prevented": True, "charge_refunded": True, "lost": False}  # of a dispute: kept the money?
 UNTRIED = "payment_intent_authentication_failure"  # the customer failed, and nothing was charged
+GLOBAL = re.compile(r"gid://[^/]+/Order/([0-9]+)")  # an order's ID as a shop's GraphQL has it
 
 Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Metadata: TypeAlias = dict[str, str] | list[Any] | None  # a list where PHP has written down an empty one
 
 
 # --- bodies
@@ -68,7 +73,7 @@ class Named(msgspec.Struct):
     """An object that a field names, expanded."""
 
     id: Id
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
 
 
 Expandable: TypeAlias = Id | Named | None
@@ -95,20 +100,20 @@ class Intent(msgspec.Struct):
     latest_charge: Expandable = None  # API versions before 2022-11-15 list `charges` instead
     charges: Charges | None = None
     last_payment_error: PaymentError | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
 
 
 class Refund(msgspec.Struct):
-    id: Id
     created: int
     amount: int
     currency: str
+    id: Id = ""  # the oldest API versions have none where a charge lists it
     status: str | None = None  # the oldest API versions have none: it succeeded
     reason: str | None = None
     charge: Expandable = None
     payment_intent: Expandable = None
     balance_transaction: str | Named | UnsetType | None = UNSET
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
 
 
 class Refunds(msgspec.Struct):
@@ -124,15 +129,17 @@ class Charge(msgspec.Struct):
     created: int
     amount: int
     currency: str
-    status: str
     captured: bool
-    amount_captured: int | None = None
+    status: str | None = None  # the oldest API versions have none; later ones call a success "paid"
+    paid: bool | None = None
+    amount_captured: int | None = None  # older charges have none
+    amount_refunded: int = 0
     refunded: bool = False
-    refunds: Refunds | None = None
+    refunds: Refunds | list[Refund] | None = None  # a bare list in the oldest API versions
     payment_intent: Expandable = None
     failure_code: str | None = None
     outcome: Outcome | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
 
 
 class Dispute(msgspec.Struct):
@@ -143,7 +150,7 @@ class Dispute(msgspec.Struct):
     status: str
     charge: Expandable = None
     payment_intent: Expandable = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
 
 
 class Session(msgspec.Struct):
@@ -154,7 +161,7 @@ class Session(msgspec.Struct):
     payment_status: str | None = None
     payment_intent: Expandable = None
     client_reference_id: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
 
 
 T = TypeVar("T")
@@ -208,11 +215,19 @@ def _payment(account: Account, thing: Intent | Charge | Refund | Dispute | Sessi
         case _:
             parts = [thing.payment_intent, thing.charge]
     said = [thing.metadata, *(part.metadata for part in parts if isinstance(part, Named))]
-    own = [(metadata or {}).get(account.order_field, "") for metadata in said]
+    own = [metadata.get(account.order_field, "") for metadata in said if isinstance(metadata, dict)]
     if isinstance(thing, Session):
         own.append(thing.client_reference_id or "")
-    order = next((text.strip() for text in own if text.strip()), "")
+    order = next(filter(None, map(_own_id, own)), "")
     return Payment(order_id(account, order) if order else "", tuple(dict.fromkeys(_id(part) for part in parts if part)))
+
+
+def _own_id(text: str) -> str:
+    """The shop's own ID in what a merchant wrote to name an order; "" where that is another's, or an order's number."""
+    text = text.strip()
+    if found := GLOBAL.fullmatch(text):
+        return found[1]
+    return "" if text.startswith(("gid://", "#")) else text
 
 
 def _id(thing: Expandable) -> str:
@@ -251,12 +266,16 @@ def _money(amount: int, currency: str) -> dict[str, Any]:
     return {"amount": minor, "currency": code}
 
 
-def _time(seconds: int) -> int:
+def _time(seconds: int | None) -> int:
+    if seconds is None:
+        raise Unreadable("schema", "created")
     return within(seconds * 1000, "created")
 
 
 # --- payment intents
 def intent_captured(account: Account, intent: Intent, at: int) -> Iterator[Record]:
+    if intent.amount_received == 0:
+        raise Unreadable("schema", "amount_received")  # it succeeded, so that was left out
     payment = _payment(account, intent)
     total = _money(intent.amount_received, intent.currency)
     yield from _told(payment, PaymentCaptured(**_said(account, payment, intent.id, at), version=total["amount"], **total))
@@ -318,12 +337,25 @@ def _retracted(account: Account, payment: Payment, object: str, kind: type[AnyFa
 # --- charges
 def charge_succeeded(account: Account, charge: Charge, at: int) -> Iterator[Record]:
     payment = _payment(account, charge)
-    amount = charge.amount
-    if charge.captured and charge.amount_captured is not None:
-        amount = charge.amount_captured
-    total = _money(amount, charge.currency)
+    total = _money(_captured(charge) if charge.captured else charge.amount, charge.currency)
     kind = PaymentCaptured if charge.captured else PaymentAuthorized
     yield from _told(payment, kind(**_said(account, payment, payment.ids[0], at), version=total["amount"], **total))
+
+
+def charge_captured(account: Account, charge: Charge, at: int) -> Iterator[Record]:
+    if charge.amount_captured is None:  # nothing can have been given back yet: what looks so was released by this capture
+        charge = msgspec.structs.replace(charge, amount_captured=charge.amount - charge.amount_refunded)
+    yield from charge_succeeded(account, charge, at)
+
+
+def _captured(charge: Charge) -> int:
+    if charge.amount_captured is not None:
+        return charge.amount_captured
+    return charge.amount - sum(refund.amount for refund in _refunds(charge) if _releases(refund))
+
+
+def _refunds(charge: Charge) -> list[Refund]:
+    return charge.refunds.data if isinstance(charge.refunds, Refunds) else charge.refunds or []
 
 
 def charge_failed(account: Account, charge: Charge, at: int) -> Iterator[Record]:
@@ -345,26 +377,34 @@ def charge_refunded(account: Account, charge: Charge, at: int) -> Iterator[Recor
     if not charge.captured:
         yield from charge_expired(account, charge, at)
         return
-    if charge.refunds is None:
+    refunds = [refund for refund in _refunds(charge) if refund.id]
+    if not refunds:
         raise Ignored("this API version does not say which refund it was: refund.created and refund.updated tell each")
     payment = _payment(account, charge)
-    facts = [_refund(account, refund, payment, _time(refund.created)) for refund in charge.refunds.data]
+    facts = [_refund(account, refund, payment, _time(refund.created)) for refund in refunds]
     yield from _told(payment, *(fact for fact in facts if fact))
 
 
 def charge_fetched(account: Account, charge: Charge, at: int) -> Iterator[Record]:
-    if charge.status == "failed":
+    if charge.status is None and charge.paid is None:
+        raise Unreadable("schema", "status")
+    status = charge.status or ("paid" if charge.paid else "failed")
+    if status == "failed":
         yield from charge_failed(account, charge, at)
-    elif charge.status == "succeeded" and not charge.captured and charge.refunded:
+    elif status not in ("succeeded", "paid"):
+        return
+    elif not charge.captured and charge.refunded:
         yield from charge_expired(account, charge, at)
-    elif charge.status == "succeeded":
+    else:
         yield from charge_succeeded(account, charge, at)
-        if charge.captured and charge.refunds:
+        if charge.captured and any(refund.id for refund in _refunds(charge)):
             yield from charge_refunded(account, charge, at)
 
 
 # --- refunds
 def refund_told(account: Account, refund: Refund, at: int) -> Iterator[Record]:
+    if not refund.id:
+        raise Unreadable("schema", "id")
     payment = _payment(account, refund)
     fact = _refund(account, refund, payment, at)
     if fact is None:
@@ -375,9 +415,14 @@ def refund_told(account: Account, refund: Refund, at: int) -> Iterator[Record]:
 def _refund(account: Account, refund: Refund, payment: Payment, at: int) -> PaymentRefunded | FactRetracted | None:
     if refund.status in UNDONE:
         return _retracted(account, payment, refund.id, PaymentRefunded, at)
-    if refund.status not in (None, "succeeded") or refund.reason in RELEASED or refund.balance_transaction is None:
+    if refund.status not in (None, "succeeded") or _releases(refund):
         return None
     return PaymentRefunded(**_said(account, payment, refund.id, _time(refund.created)), **_money(refund.amount, refund.currency))
+
+
+def _releases(refund: Refund) -> bool:
+    """Whether it gave back what had not been captured: no money."""
+    return refund.reason in RELEASED or (refund.status in (None, "succeeded") and refund.balance_transaction is None)
 
 
 # --- disputes
@@ -422,7 +467,7 @@ def session_failed(account: Account, session: Session, at: int) -> Iterator[Reco
 def _session_payment(account: Account, session: Session) -> Payment:
     payment = _payment(account, session)
     if not payment.order:
-        raise Ignored(f"it names no order, neither in client_reference_id nor in metadata[{account.order_field}]")
+        raise Ignored(f"it names no order by the shop's own ID, neither in client_reference_id nor in metadata[{account.order_field}]")
     return payment
 
 
@@ -615,14 +660,28 @@ def _fetched(kind: Any, read: Reading) -> Topic:
 
 
 def _listed(kind: Any, read: Reading) -> Topic:
+    return _each(kind, _fetched(kind, read).read)
+
+
+def _each(kind: Any, read: Reading) -> Topic:
     def each(account: Account, listing: Listing[Any], received: int) -> Iterator[Record]:
+        if not listing.data:
+            raise Ignored("the list is empty")
         for thing in listing.data:
             try:
-                yield from read(account, thing, _time(thing.created))
+                yield from read(account, thing, received)
             except Ignored:
                 continue  # one that holds nothing hides none of the others
 
     return Topic(Listing[kind], each)
+
+
+def event_fetched(account: Account, event: msgspec.Raw, received: int) -> Iterable[Record]:
+    """An event is told the same way whether it was pushed or fetched."""
+    topic = envelope({}, event).topic
+    if topic.startswith(ANSWER):
+        raise Unreadable("schema", "type")
+    return VENDOR.read(account, topic, bytes(event), received)
 
 
 # --- errors
@@ -683,8 +742,59 @@ def _word(text: str | None) -> str:
     return text if text and re.fullmatch(r"[a-z0-9_.\[\]]{1,80}", text) else ""
 
 
-_METHOD = "how a customer can pay, not whether: nothing was paid by it"
-_PAYOUT = "the account's own balance, no order's"
+# --- what holds nothing for us
+class Families(Mapping[str, str]):
+    """Why topics hold nothing for us. What is true of a whole family is said once, of "invoice.*": new ones join it unasked."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self._reasons = reasons
+
+    def __getitem__(self, topic: str) -> str:
+        family, name = topic, topic
+        while name not in self._reasons:
+            family, dot, _ = family.rpartition(".")
+            if not dot:
+                raise KeyError(topic)
+            name = f"{family}.*"
+        return self._reasons[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reasons)
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+
+_REVIEW = "Stripe's own review of a payment: ours decides about the order"
+_FAMILIES = {
+    "how a customer can pay, not whether: nothing was paid by it": (
+        "payment_method setup_intent mandate source customer.source customer.card customer.bank_account financial_connections"
+    ),
+    "customers are told by the shop": "customer",
+    "what is billed is no order of the shop's; what was paid of it is told by its payment": (
+        "invoice invoiceitem invoice_payment credit_note quote customer.subscription subscription_schedule "
+        "billing billing_portal entitlements"
+    ),
+    "products, prices and taxes are the shop's own": (
+        "product price plan sku coupon promotion_code customer.discount tax_rate tax customer.tax_id"
+    ),
+    "orders are told by the shop": "order order_return",
+    "a page where something can be paid: what was paid there is told by its session and its payment": "payment_link",
+    "a device in a store: what was paid on it is told by its payment": "terminal",
+    "a customer's money that pays for no order yet: what is paid with it is told by its payment": (
+        "cash_balance customer_cash_balance_transaction"
+    ),
+    "the account's own balance, no order's": "balance balance_settings payout topup transfer application_fee treasury",
+    "how the account is set up, no order's": "account capability person recipient",
+    "who somebody is, not what was paid": "identity",
+    "cards that the account hands out: nothing of what its customers pay": (
+        "issuing_authorization issuing_card issuing_cardholder issuing_dispute issuing_personalization_design issuing_token "
+        "issuing_transaction issuing_settlement"
+    ),
+    "a file, a report or a trial of the account's own, no order's": "file reporting sigma climate forwarding test_helpers",
+    "a thin event says that something changed and not what: let the endpoint be sent snapshots": "v1 v2",
+    "a warning only: a dispute, if there is one, is told when it is opened": "radar.early_fraud_warning",
+}
 
 VENDOR = Vendor(
     name="stripe",
@@ -718,7 +828,7 @@ VENDOR = Vendor(
         "payment_intent.payment_failed": _pushed(Intent, intent_failed),
         "payment_intent.canceled": _pushed(Intent, intent_cancelled),
         "charge.succeeded": _pushed(Charge, charge_succeeded),
-        "charge.captured": _pushed(Charge, charge_succeeded),
+        "charge.captured": _pushed(Charge, charge_captured),
         "charge.failed": _pushed(Charge, charge_failed),
         "charge.expired": _pushed(Charge, charge_expired),
         "charge.refunded": _pushed(Charge, charge_refunded),
@@ -732,38 +842,36 @@ VENDOR = Vendor(
         "checkout.session.async_payment_succeeded": _pushed(Session, session_completed),
         "checkout.session.async_payment_failed": _pushed(Session, session_failed),
     },
-    ignored={
-        "payment_intent.created": "nothing has been paid yet",
-        "payment_intent.processing": "the payment is under way: whether it succeeds is told later",
-        "payment_intent.requires_action": "the customer has to confirm the payment: whether it succeeds is told later",
-        "payment_intent.partially_funded": "the rest of the transfer is awaited: nothing is captured before it is whole",
-        "charge.pending": "the bank has not answered yet",
-        "charge.updated": "it changes a charge's description or receipt; what was paid has events of its own",
-        "charge.dispute.updated": "evidence or a deadline changed: the dispute is open until it is closed",
-        "charge.dispute.funds_withdrawn": "the money follows the dispute, which was told when it was opened",
-        "charge.dispute.funds_reinstated": "the money follows the dispute, whose end is told when it is closed",
-        "checkout.session.expired": "the customer left without paying",
-        "payment_method.attached": _METHOD,
-        "payment_method.detached": _METHOD,
-        "payment_method.updated": _METHOD,
-        "payment_method.automatically_updated": _METHOD,
-        "setup_intent.succeeded": _METHOD,
-        "customer.created": "customers are told by the shop",
-        "customer.updated": "customers are told by the shop",
-        "balance.available": _PAYOUT,
-        "payout.created": _PAYOUT,
-        "payout.paid": _PAYOUT,
-        "review.opened": "Stripe's own review of a payment: ours decides about the order",
-        "review.closed": "Stripe's own review of a payment: ours decides about the order",
-        "radar.early_fraud_warning.created": "a warning only: a dispute, if there is one, is told when it is opened",
-    },
+    ignored=Families(
+        {
+            "payment_intent.created": "nothing has been paid yet",
+            "payment_intent.processing": "the payment is under way: whether it succeeds is told later",
+            "payment_intent.requires_action": "the customer has to confirm the payment: whether it succeeds is told later",
+            "payment_intent.partially_funded": "the rest of the transfer is awaited: nothing is captured before it is whole",
+            "charge.pending": "the bank has not answered yet",
+            "charge.updated": "it changes a charge's description or receipt; what was paid has events of its own",
+            "charge.dispute.updated": "evidence or a deadline changed: the dispute is open until it is closed",
+            "charge.dispute.funds_withdrawn": "the money follows the dispute, which was told when it was opened",
+            "charge.dispute.funds_reinstated": "the money follows the dispute, whose end is told when it is closed",
+            "checkout.session.expired": "the customer left without paying",
+            "review.opened": _REVIEW,
+            "review.closed": _REVIEW,
+            **{f"{family}.*": why for why, families in _FAMILIES.items() for family in families.split()},
+        }
+    ),
     answers={
         "payment_intent": _fetched(Intent, intent_fetched),
         "payment_intents": _listed(Intent, intent_fetched),
         "charge": _fetched(Charge, charge_fetched),
+        "charges": _listed(Charge, charge_fetched),
         "refund": _fetched(Refund, refund_told),
         "refunds": _listed(Refund, refund_told),
         "dispute": _fetched(Dispute, dispute_fetched),
+        "disputes": _listed(Dispute, dispute_fetched),
+        "checkout_session": _fetched(Session, session_completed),
+        "checkout_sessions": _listed(Session, session_completed),
+        "event": Topic(msgspec.Raw, event_fetched),
+        "events": _each(msgspec.Raw, event_fetched),
     },
     url=URL,
     questions={
