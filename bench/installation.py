@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 import settings as settings_module
 import wire
@@ -170,6 +171,19 @@ class Installation:
     def latencies(self) -> dict[str, int]:
         """How many facts took how long to their committed status, of all workers, as `meter.Latencies` counts them."""
         return dict(sum((Counter(stats["latency_bins"]) for stats in self.stats()), Counter()))
+
+    async def batch_sizes(self) -> dict[float, float]:
+        """Calls to the scorer by rows, of all workers, as `orderflow_model_batch_size` counts them: bound -> calls up to it."""
+        found: Counter[float] = Counter()
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            for port in self._ports:
+                text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+                for family in text_string_to_metric_families(text):
+                    if family.name == "orderflow_model_batch_size":
+                        for sample in family.samples:
+                            if sample.name.endswith("_bucket"):
+                                found[float(sample.labels["le"])] += int(sample.value)
+        return dict(found)
 
     async def offsets(self, processors: Sequence[str]) -> dict[str, int]:
         """How many records the lanes of each processor have behind them, in all."""

@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Run(msgspec.Struct):
     records_per_fact: dict[str, float]  # lanes' records for each fact
     scores: int
     fallback_scores: int
+    rows_per_call: float  # median of the calls to the scorer: the bound of the histogram's bucket
     done: int
     parked: int
     wrong_statuses: int
@@ -242,12 +244,19 @@ async def _figures(
         records_per_fact={name: round(end / facts_in, 3) for name, end in ends.items()},
         scores=counts.get("model_scores", 0) + counts.get("fallback_scores", 0),
         fallback_scores=counts.get("fallback_scores", 0),
+        rows_per_call=median_of(await its.batch_sizes()),
         done=done,
         parked=parked,
         wrong_statuses=wrong,
         checked_statuses=checked,
         faults=faults,
     )
+
+
+def median_of(calls: Mapping[float, float]) -> float:
+    """The bound of the bucket where the middle call lies; 0 where there was none."""
+    half = max(calls.values(), default=0) / 2
+    return next((bound for bound, count in sorted(calls.items()) if count >= half > 0), 0.0)
 
 
 def report(plan: Plan, runs: list[Run], console: Console) -> None:
@@ -273,6 +282,7 @@ def report(plan: Plan, runs: list[Run], console: Console) -> None:
         ("messages wanted per fact", f"{run.messages_wanted_per_fact}"),
         ("records of each lane per fact", ", ".join(f"{name} {value}" for name, value in run.records_per_fact.items())),
         ("scores per fact", f"{run.scores / run.facts:.2f} ({run.fallback_scores} by the rules)"),
+        ("rows in a call to the scorer, median", f"up to {run.rows_per_call:g}"),
         ("until all lanes rested", f"{run.rest_seconds} s"),
         (
             "checks",

@@ -30,6 +30,7 @@ async def test_the_pipeline_bench_carries_every_fact_and_checks_what_came_of_it(
     assert run.checked_statuses >= 55
     assert run.wrong_statuses == 0
     assert 0 < run.scores <= run.facts
+    assert run.rows_per_call >= 1
     assert run.records_per_fact["orders"] == 1.0
     assert run.records_per_fact["references"] > 0
     assert run.messages_wanted_per_fact > 0
@@ -53,6 +54,12 @@ async def test_the_latency_bench_measures_each_fact_of_its_pace_and_no_other() -
         assert row.worker_cores > 0
         assert row.other_cores.keys() == {"archive", "ray", "store", "broker", "feeder"}
     assert latency.medians(rows) == {200: pytest.approx((rows[0].p99 + rows[1].p99) / 2)}
+
+
+def test_the_median_call_is_read_off_the_histogram() -> None:
+    assert pipeline.median_of({1.0: 1, 8.0: 4, 16.0: 9, float("inf"): 10}) == 16
+    assert pipeline.median_of({1.0: 5, 8.0: 9, float("inf"): 10}) == 1
+    assert pipeline.median_of({1.0: 0, float("inf"): 0}) == 0
 
 
 def test_a_run_whose_facts_were_done_before_it_began_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
