@@ -13,10 +13,10 @@ Transactions and refunds are payments by the transaction's ID, wherever it is to
 (`reports_payments` false) they only say which of the gateway's references belong to the order. A refund's lines are goods that
 came back ("return") or are not wanted any more ("cancel"); `legacy_restock` says neither, `no_restock` only that money went back.
 
-A fulfillment is one parcel under its own ID, packed once its status is "success". Several numbers may track it: all are linked to
-the order, the first is shown. How its shipment stands is told by fulfillments and by fulfillment events; either way it is one scan
-for each status, and its earliest report stands, so that a later update which repeats it moves nothing back. A label is paper only.
-A cancelled fulfillment never was a parcel, unless it had moved: what has left the house wins.
+A fulfillment is one parcel under its own ID, packed once its status is "success", unless nothing of it is sent. Several numbers may
+track it: all are linked to the order, the first is shown. How its shipment stands is told by fulfillments and by fulfillment events;
+either way it is one scan for each status, and its earliest report stands, so that a later update which repeats it moves nothing back.
+A label is paper only. A cancelled fulfillment never was a parcel, unless it had moved: what has left the house wins.
 
 Holds are those of fulfillment orders. Their webhooks name neither the order nor the time, and a release does not name its hold:
 so the fulfillment order is the hold, waits for whoever knows its order (the answer `fulfillment_orders` does), and a second hold
@@ -33,10 +33,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
@@ -74,9 +74,10 @@ SHIPMENT = {
     "returning_to_sender": Tracking.EXCEPTION,  # on its way back, not there
     "failure": Tracking.EXCEPTION,
 }
-ASKED = frozenset({"authorization", "capture", "sale"})  # money that was to come
+ASKED = frozenset({"authorization", "emv_authorization", "capture", "sale"})  # money that was to come
 MONEY: dict[tuple[str, str], type[fact.PaymentAuthorized | fact.PaymentCaptured | fact.PaymentRefunded]] = {
     ("authorization", "success"): fact.PaymentAuthorized,
+    ("emv_authorization", "success"): fact.PaymentAuthorized,  # a card in the shop's own terminal
     ("capture", "success"): fact.PaymentCaptured,
     ("sale", "success"): fact.PaymentCaptured,
     ("refund", "success"): fact.PaymentRefunded,
@@ -92,8 +93,19 @@ WON = {"won": True, "prevented": True, "lost": False, "accepted": False, "charge
 
 
 # --- bodies: what we read of them; Shopify sends null for whatever is empty or withheld from the app
+ID: TypeAlias = int | str  # a number, its digits, or a global ID that ends with them
+Amount: TypeAlias = msgspec.Raw  # "10.00" or 10.0, as it stands there: read digit by digit, never as a float
+
+
+class Object(msgspec.Struct, frozen=True, kw_only=True):
+    """Anything that Shopify numbers; some bodies have only its global ID."""
+
+    id: ID | None = None
+    admin_graphql_api_id: str | None = None
+
+
 class Money(msgspec.Struct, frozen=True, kw_only=True):
-    amount: str
+    amount: Amount
     currency_code: str
 
 
@@ -122,8 +134,7 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     consent_updated_at: str | None = None
 
 
-class Customer(msgspec.Struct, frozen=True, kw_only=True):
-    id: int | None = None
+class Customer(Object, frozen=True, kw_only=True):
     email: str | None = None
     phone: str | None = None
     first_name: str | None = None
@@ -138,21 +149,21 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True):
 class Marketing(msgspec.Struct, frozen=True, kw_only=True):
     """Of a customer's consent alone: the topic for e-mail calls the customer otherwise than the one for SMS."""
 
-    customer_id: int | None = None
-    id: int | None = None
+    customer_id: ID | None = None
+    id: ID | None = None
     email_marketing_consent: Consent | None = None
     sms_marketing_consent: Consent | None = None
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
+    id: ID
     quantity: int
     current_quantity: int | None = None
     sku: str | None = None
-    variant_id: int | None = None
+    variant_id: ID | None = None
     title: str | None = None
     name: str | None = None
-    price: str
+    price: Amount
     price_set: MoneySet | None = None
     requires_shipping: bool | None = None
 
@@ -167,13 +178,21 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     payment_terms_type: str | None = None
 
 
-class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-    order_id: int | None = None
+class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
+    currency: str | None = None
+
+
+class UnsettledSet(msgspec.Struct, frozen=True, kw_only=True):
+    presentment_money: Unsettled | None = None
+
+
+class Transaction(Object, frozen=True, kw_only=True):
+    order_id: ID | None = None
     kind: str
     status: str
-    amount: str
+    amount: Amount
     currency: str | None = None
+    total_unsettled_set: UnsettledSet | None = None
     created_at: str
     processed_at: str | None = None
     authorization: str | None = None
@@ -183,28 +202,33 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefundedItem(msgspec.Struct, frozen=True, kw_only=True):
-    line_item_id: int
+    line_item_id: ID
     quantity: int
     restock_type: str | None = None
+    subtotal_set: MoneySet | None = None
 
 
-class Refund(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-    order_id: int | None = None
+class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
+    amount_set: MoneySet | None = None
+
+
+class Refund(Object, frozen=True, kw_only=True):
+    order_id: ID | None = None
     created_at: str
     refund_line_items: list[RefundedItem] | None = None
     transactions: list[Transaction] | None = None
     total_duties_set: MoneySet | None = None
+    order_adjustments: list[Adjustment] | None = None
 
 
 class FulfilledItem(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
+    id: ID
     quantity: int
+    requires_shipping: bool | None = None
 
 
-class Fulfillment(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-    order_id: int
+class Fulfillment(Object, frozen=True, kw_only=True):
+    order_id: ID
     status: str | None = None
     created_at: str
     updated_at: str | None = None
@@ -216,24 +240,24 @@ class Fulfillment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    fulfillment_id: int
-    order_id: int
+    fulfillment_id: ID
+    order_id: ID
     status: str
     happened_at: str
     estimated_delivery_at: str | None = None
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-    name: str
+class Order(Object, frozen=True, kw_only=True):
+    name: str | None = None
+    order_number: ID | None = None
     created_at: str
     updated_at: str
     currency: str
-    total_price: str
+    total_price: Amount
     total_price_set: MoneySet | None = None
-    current_total_price: str | None = None
+    current_total_price: Amount = Amount()
     current_total_price_set: MoneySet | None = None
-    total_outstanding: str | None = None
+    total_outstanding: Amount = Amount()
     financial_status: str | None = None
     cancelled_at: str | None = None
     cancel_reason: str | None = None
@@ -253,14 +277,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     fulfillments: list[Fulfillment] | None = None
 
 
-class Deleted(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-
-
-class Dispute(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-    order_id: int | None = None
-    amount: str
+class Dispute(Object, frozen=True, kw_only=True):
+    order_id: ID | None = None
+    amount: Amount
     currency: str
     status: str
     initiated_at: str
@@ -268,7 +287,8 @@ class Dispute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Assessment(msgspec.Struct, frozen=True, kw_only=True):
-    order_id: int | None = None
+    order_id: ID | None = None
+    admin_graphql_api_order_id: str | None = None
     risk_level: str | None = None
     created_at: str | None = None
 
@@ -280,8 +300,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 class FulfillmentOrder(msgspec.Struct, frozen=True, kw_only=True):
     """In webhooks its ID is a global one and there is no order; in answers the ID is a number and the order's stands beside it."""
 
-    id: str | int
-    order_id: int | None = None
+    id: ID
+    order_id: ID | None = None
     status: str | None = None
     created_at: str | None = None
     updated_at: str | None = None
@@ -305,19 +325,29 @@ def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
     return Envelope(topic, headers.get("x-shopify-event-id") or headers.get("x-shopify-webhook-id", ""))
 
 
-def _about(account: Account, order: int | None, object: int | str) -> dict[str, Any]:
+def _about(account: Account, order: str, object: str) -> dict[str, Any]:
     """Whose fact it is; without an order it waits to learn it."""
     return {
-        "order": order_id(account, order) if order is not None else "",
+        "order": order_id(account, order) if order else "",
         "system": account.source,
         "authority": account.authority,
-        "object": str(object),
+        "object": object,
     }
+
+
+def _own(body: Object, field: str = "$.id") -> str:
+    return _digits(body.admin_graphql_api_id if body.id is None else body.id, field)
+
+
+def _digits(id: ID | None, field: str) -> str:
+    """Of 1, "1" and "gid://shopify/Order/1" the number. Raises Unreadable naming the field."""
+    return _number(str(id).rpartition("/")[2], field)
 
 
 # --- orders
 def ordered(account: Account, body: Order, at: int) -> Iterable[Record]:
-    about = _about(account, body.id, body.id)
+    own = _own(body)
+    about = _about(account, own, own)
     version = ms(body.updated_at, "$.updated_at")
     currency = _currency(body)
     refunds, fulfillments = body.refunds or [], body.fulfillments or []
@@ -328,8 +358,8 @@ def ordered(account: Account, body: Order, at: int) -> Iterable[Record]:
         **about,
         at=ms(body.created_at, "$.created_at"),
         version=version,
-        number=body.name.removeprefix("#"),
-        customer=_customer(account, body),
+        number=(body.name or str(body.order_number or own)).removeprefix("#"),
+        customer=_customer(account, body, own),
         currency=currency,
         total=total,
         lines=lines,
@@ -337,7 +367,7 @@ def ordered(account: Account, body: Order, at: int) -> Iterable[Record]:
         service="express" if any(_fast(line) for line in body.shipping_lines or []) else "standard",
         tier="vip" if _vip(body) else "regular",
         prepaid=total == 0 or terms in BEFORE_PAYMENT,
-        not_applicable=_not_applicable(body),
+        not_applicable=_not_applicable(body, {line.line for line in lines}),
     )
     paid = _paid(body, total, currency) if account.reports_payments else 0
     if paid:
@@ -347,29 +377,32 @@ def ordered(account: Account, body: Order, at: int) -> Iterable[Record]:
         yield fact.CancelRequested(**about, at=cancelled, version=version, reason=body.cancel_reason or "")
     elif removed and not any(f.status == "success" for f in fulfillments):
         # Nothing is left of the order, no refund said "cancel", and nothing was sent: it must not be.
-        gone = _about(account, body.id, f"removed:{body.id}")
+        gone = _about(account, own, f"removed:{own}")
         yield fact.LinesCancelled(**gone, at=version, version=version, lines=removed, reason="removed")
     for refund in refunds:
-        yield from _refund(account, refund, body.id, currency)
+        yield from _refund(account, refund, own, currency)
     for fulfillment in fulfillments:
         yield from _fulfillment(account, fulfillment)
 
 
-def deleted(account: Account, body: Deleted, at: int) -> Iterable[Record]:
+def deleted(account: Account, body: Object, at: int) -> Iterable[Record]:
+    own = _own(body)
     yield fact.HoldPlaced(
-        **_about(account, body.id, f"deleted:{body.id}"),
+        **_about(account, own, f"deleted:{own}"),
         at=at,  # it says no time
         reason="shop_deleted",
     )
 
 
 def assessed(account: Account, body: Assessment, at: int) -> Iterable[Record]:
-    if body.order_id is None:
+    order = body.admin_graphql_api_order_id if body.order_id is None else body.order_id
+    if order is None:
         raise Ignored("the risk assessment names no order")
     if (body.risk_level or "").lower() != "high":
         raise Ignored("the risk is not high; whether an earlier hold may go is for a person to say")
+    own = _digits(order, "$.order_id")
     yield fact.HoldPlaced(
-        **_about(account, body.order_id, f"risk:{body.order_id}"),
+        **_about(account, own, f"risk:{own}"),
         at=ms(body.created_at, "$.created_at") if body.created_at else at,
         reason="shop_risk_high",
     )
@@ -377,18 +410,32 @@ def assessed(account: Account, body: Assessment, at: int) -> Iterable[Record]:
 
 def _currency(body: Order) -> str:
     shown = body.total_price_set.presentment_money if body.total_price_set is not None else None
-    currency = (shown.currency_code if shown is not None else body.currency).upper()
-    if not money.known(currency):
+    return _known(shown.currency_code if shown is not None else body.currency)
+
+
+def _known(currency: str) -> str:
+    if not money.known(currency.upper()):
         raise Unreadable("currency", "$.currency")
-    return currency
+    return currency.upper()
 
 
-def _amount(given: MoneySet | None, plain: str, currency: str, field: str) -> int:
-    """Of an amount told in one or two currencies that which is in the order's."""
+def _amount(given: MoneySet | None, plain: Amount, body: Order, currency: str, field: str) -> int:
+    """Of an amount told in one or two currencies that which is in the order's; the plain one is in the shop's."""
     for told in (given.presentment_money, given.shop_money) if given is not None else ():
         if told is not None and told.currency_code.upper() == currency:
-            return _bounded(minor(told.amount, currency, field), field)
-    return _bounded(minor(plain, currency, field), field)
+            return _bounded(_minor(told.amount, currency, field), field)
+    if body.currency.upper() != currency:
+        raise Unreadable("currency", field)
+    return _bounded(_minor(plain, currency, field), field)
+
+
+def _minor(amount: Amount, currency: str, field: str) -> int:
+    text = bytes(amount).decode("ascii", "replace")
+    return minor(text[1:-1] if text.startswith('"') else text, currency, field)
+
+
+def _told(amount: Amount) -> bool:
+    return bytes(amount) not in (b"", b"null", b'""')
 
 
 def _bounded(amount: int, field: str) -> int:
@@ -399,12 +446,12 @@ def _bounded(amount: int, field: str) -> int:
 
 def _total(body: Order, currency: str) -> int:
     """What is asked for the order in all; of one of which nothing is left, what was asked first."""
-    first = _amount(body.total_price_set, body.total_price, currency, "$.total_price")
-    if body.current_total_price is None:
+    first = _amount(body.total_price_set, body.total_price, body, currency, "$.total_price")
+    if not _told(body.current_total_price):
         return first
-    now = _amount(body.current_total_price_set, body.current_total_price, currency, "$.current_total_price")
+    now = _amount(body.current_total_price_set, body.current_total_price, body, currency, "$.current_total_price")
     back = sum(
-        minor(t.amount, currency, "$.refunds[...].transactions[...].amount")
+        _minor(t.amount, currency, "$.refunds[...].transactions[...].amount")
         for refund in body.refunds or []
         for t in refund.transactions or []
         if t.kind == "refund" and t.status == "success" and (t.currency or currency).upper() == currency
@@ -416,48 +463,56 @@ def _paid(body: Order, total: int, currency: str) -> int:
     """What has been paid of the total, whatever was given back since; 0 where that cannot be told."""
     if body.financial_status == "paid":
         return total
-    if body.financial_status not in PART_PAID or currency != body.currency.upper():  # outstanding is told in the shop's currency only
+    if body.financial_status not in PART_PAID:
         return 0
-    paid = total - minor(body.total_outstanding or "0", currency, "$.total_outstanding")
-    return _bounded(max(paid, 0), "$.total_outstanding")
+    told, foreign = _told(body.total_outstanding), currency != body.currency.upper()
+    outstanding = _minor(body.total_outstanding, body.currency, "$.total_outstanding") if told else 0  # in the shop's currency only
+    if foreign:
+        return total if told and not outstanding else 0
+    return _bounded(max(total - outstanding, 0), "$.total_outstanding")
 
 
 def _lines(body: Order, currency: str) -> tuple[tuple[Line, ...], tuple[Quantity, ...]]:
     """The lines as ordered, less what has left the order without a fact of its own; and, if that is all of it, what has left."""
-    told: Counter[int] = Counter()
+    told: Counter[str] = Counter()
     for refund in body.refunds or []:
         for item in refund.refund_line_items or []:
             if item.restock_type in ("cancel", "return"):
-                told[item.line_item_id] += item.quantity
-    stated: dict[int, int] = {}
-    for x in body.line_items:
-        stated[x.id] = x.quantity if x.current_quantity is None else min(x.quantity, x.current_quantity + told[x.id])
+                told[_digits(item.line_item_id, "$.refunds[...].refund_line_items[...].line_item_id")] += item.quantity
+    items = [(_digits(x.id, "$.line_items[...].id"), x) for x in body.line_items]
+    stated: dict[str, int] = {}
+    for line, x in items:
+        stated[line] = x.quantity if x.current_quantity is None else min(x.quantity, x.current_quantity + told[line])
     removed: tuple[Quantity, ...] = ()
     if not any(quantity > 0 for quantity in stated.values()):
-        stated = {x.id: x.quantity for x in body.line_items}
-        removed = tuple(Quantity(line=str(x.id), quantity=x.quantity) for x in body.line_items if x.quantity > 0)
+        stated = {line: x.quantity for line, x in items}
+        removed = tuple(Quantity(line=line, quantity=x.quantity) for line, x in items if x.quantity > 0)
         if not removed:
             raise Unreadable("bounds", "$.line_items")
     lines = tuple(
         Line(
-            line=str(x.id),
-            sku=x.sku or str(x.variant_id or x.id),
-            quantity=stated[x.id],
-            price=_amount(x.price_set, x.price, currency, "$.line_items[...].price"),
+            line=line,
+            sku=x.sku or _digits(x.variant_id or line, "$.line_items[...].variant_id"),
+            quantity=stated[line],
+            price=_amount(x.price_set, x.price, body, currency, "$.line_items[...].price"),
             title=x.title or x.name or "",
         )
-        for x in body.line_items
-        if stated[x.id] > 0
+        for line, x in items
+        if stated[line] > 0
     )
     return lines, removed
 
 
-def _customer(account: Account, body: Order) -> str:
-    if body.customer is not None and body.customer.id:
-        return f"{account.shop}:{body.customer.id}"
+def _sent(item: Item | FulfilledItem) -> bool:
+    return item.requires_shipping is not False
+
+
+def _customer(account: Account, body: Order, own: str) -> str:
+    if body.customer is not None and (body.customer.id or body.customer.admin_graphql_api_id):
+        return f"{account.shop}:{_own(body.customer, '$.customer.id')}"
     email = _email(body).lower()
     if not email:
-        return f"{account.shop}:order-{body.id}"  # nobody we could know again
+        return f"{account.shop}:order-{own}"  # nobody we could know again
     return f"{account.shop}:{blake2b(email.encode(), key=account.shop.encode()[:64], digest_size=16).hexdigest()}"
 
 
@@ -507,9 +562,9 @@ def _vip(body: Order) -> bool:
     return "vip" in (tag.strip().lower() for tag in tags.split(","))
 
 
-def _not_applicable(body: Order) -> tuple[str, ...]:
+def _not_applicable(body: Order, lines: set[str]) -> tuple[str, ...]:
     """What nobody needs to check: there is nothing to send, or the customer fetches it (a way of shipping without an address)."""
-    if not any(x.requires_shipping is not False for x in body.line_items):
+    if not any(_sent(x) for x in body.line_items if _digits(x.id, "$.line_items[...].id") in lines):
         return ("address", "stock")
     fetched = body.shipping_address is None and (bool(body.shipping_lines) or body.source_name == "pos")
     return ("address",) if fetched else ()
@@ -519,7 +574,9 @@ def _not_applicable(body: Order) -> tuple[str, ...]:
 def transacted(account: Account, body: Transaction, at: int) -> Iterable[Record]:
     if body.order_id is None:
         raise Ignored("the transaction names no order")
-    records = list(_transaction(account, body, body.order_id, ""))
+    records = list(_transaction(account, body, _digits(body.order_id, "$.order_id"), ""))
+    if not records and account.reports_payments and not _charged_in(body, ""):
+        raise Ignored("the transaction names no currency; the order and its refunds tell what was paid and given back")
     if not records:
         raise Ignored(
             "it moved no money: void, still pending, or a refund that failed"
@@ -532,11 +589,22 @@ def transacted(account: Account, body: Transaction, at: int) -> Iterable[Record]
 def refunded(account: Account, body: Refund, at: int) -> Iterable[Record]:
     if body.order_id is None:
         raise Ignored("the refund names no order")
-    duties = body.total_duties_set.presentment_money if body.total_duties_set is not None else None
-    records = list(_refund(account, body, body.order_id, duties.currency_code if duties is not None else ""))
+    currency = _refunded_in(body)
+    records = list(_refund(account, body, _digits(body.order_id, "$.order_id"), currency))
+    if not records and account.reports_payments and any(not _charged_in(t, currency) for t in body.transactions or []):
+        raise Ignored("the refund names no currency; the order tells what was given back")
     if not records:
         raise Ignored("no money went back yet, and nothing was cancelled or came back")
     return records
+
+
+def _refunded_in(body: Refund) -> str:
+    """The customer's currency by whatever amount is told in it; "" where none is."""
+    lines, adjustments = body.refund_line_items or [], body.order_adjustments or []
+    for told in (body.total_duties_set, *(x.subtotal_set for x in lines), *(x.amount_set for x in adjustments)):
+        if told is not None and told.presentment_money is not None:
+            return told.presentment_money.currency_code
+    return ""
 
 
 def disputed(account: Account, body: Dispute, at: int) -> Iterable[Record]:
@@ -544,31 +612,39 @@ def disputed(account: Account, body: Dispute, at: int) -> Iterable[Record]:
         raise Ignored("the dispute names no order")
     if not account.reports_payments:
         raise Ignored("the gateway itself reports disputes")
-    about = _about(account, body.order_id, body.id)
-    currency = body.currency.upper()
-    amount = _bounded(minor(body.amount, currency, "$.amount"), "$.amount")
+    about = _about(account, _digits(body.order_id, "$.order_id"), _own(body))
+    currency = _known(body.currency)
+    amount = _bounded(_minor(body.amount, currency, "$.amount"), "$.amount")
     yield fact.PaymentDisputed(**about, at=ms(body.initiated_at, "$.initiated_at"), amount=amount, currency=currency)
     won = WON.get(body.status)
     if won is not None:
         yield fact.DisputeClosed(**about, at=ms(body.finalized_on, "$.finalized_on") if body.finalized_on else at, won=won)
 
 
-def _transaction(account: Account, body: Transaction, order: int, currency: str) -> Iterable[Record]:
+def _transaction(account: Account, body: Transaction, order: str, currency: str) -> Iterable[Record]:
     at = ms(body.processed_at or body.created_at, "$.processed_at" if body.processed_at else "$.created_at")
     if not account.reports_payments:
         for value in _references(body):
             yield ReferenceLinked(at=at, kind="payment", value=value, order=order_id(account, order), since=at)
         return
-    about, currency = _about(account, order, body.id), (body.currency or currency).upper()
+    about, currency = _about(account, order, _own(body)), _charged_in(body, currency)
     made = MONEY.get((body.kind, body.status))
     failed = body.kind in ASKED and body.status in ("failure", "error")
-    if made is None and not failed:
+    if not currency or (made is None and not failed):
         return
-    amount = _bounded(minor(body.amount, currency, "$.amount"), "$.amount")
+    currency = _known(currency)
+    amount = _bounded(_minor(body.amount, currency, "$.amount"), "$.amount")
     if made is not None:
         yield made(**about, at=at, amount=amount, currency=currency)
     else:
         yield fact.PaymentFailed(**about, at=at, amount=amount, currency=currency, reason=body.error_code or body.status)
+
+
+def _charged_in(body: Transaction, otherwise: str) -> str:
+    """Its own currency; else that of what encloses it, or in which the customer would be charged the rest. "" where none is told."""
+    rest = body.total_unsettled_set.presentment_money if body.total_unsettled_set is not None else None
+    unsettled = (rest.currency or "").upper() if rest is not None else ""
+    return body.currency or otherwise or (unsettled if money.known(unsettled) else "")
 
 
 def _references(body: Transaction) -> list[str]:
@@ -578,15 +654,19 @@ def _references(body: Transaction) -> list[str]:
     return found or REFERENCE.findall(body.authorization or "")
 
 
-def _refund(account: Account, body: Refund, order: int, currency: str) -> Iterable[Record]:
-    about = {**_about(account, order, body.id), "at": ms(body.created_at, "$.created_at")}
+def _refund(account: Account, body: Refund, order: str, currency: str) -> Iterable[Record]:
+    about = {**_about(account, order, _own(body)), "at": ms(body.created_at, "$.created_at")}
     for transaction in body.transactions or []:
         yield from _transaction(account, transaction, order, currency)
-    items = [x for x in body.refund_line_items or [] if x.quantity > 0]
-    back = tuple(Quantity(line=str(x.line_item_id), quantity=x.quantity) for x in items if x.restock_type == "return")
+    items = [
+        (x.restock_type, Quantity(line=_digits(x.line_item_id, "$.refund_line_items[...].line_item_id"), quantity=x.quantity))
+        for x in body.refund_line_items or []
+        if x.quantity > 0
+    ]
+    back = tuple(quantity for restocked, quantity in items if restocked == "return")
     if back:
         yield fact.ReturnReceived(**about, lines=back)
-    off = tuple(Quantity(line=str(x.line_item_id), quantity=x.quantity) for x in items if x.restock_type == "cancel")
+    off = tuple(quantity for restocked, quantity in items if restocked == "cancel")
     if off:
         yield fact.LinesCancelled(**about, lines=off, reason="refunded")
 
@@ -596,7 +676,7 @@ def fulfilled(account: Account, body: Fulfillment, at: int) -> Iterable[Record]:
     records = list(_fulfillment(account, body))
     if not records:
         raise Ignored(
-            "nothing is packed yet, or the fulfillment failed before anything was"
+            "nothing is packed: not yet, it failed, or nothing of it is sent"
             if account.reports_parcels
             else "the shop was told of this parcel by us, and it names no tracking number"
         )
@@ -610,8 +690,9 @@ def scanned(account: Account, body: Event, at: int) -> Iterable[Record]:
         raise Ignored("a label is paper only; fulfillments tell of it")
     happened = ms(body.happened_at, "$.happened_at")
     expected = ms(body.estimated_delivery_at, "$.estimated_delivery_at") if body.estimated_delivery_at else 0
+    order, fulfillment = _digits(body.order_id, "$.order_id"), _digits(body.fulfillment_id, "$.fulfillment_id")
     yield fact.ParcelScanned(
-        **_scan(account, body.order_id, body.fulfillment_id, body.status, happened),
+        **_scan(account, order, fulfillment, body.status, happened),
         version=_earliest(happened) + 1,  # of one instant the event says more than the fulfillment
         eta_from=expected,
         eta_until=expected,
@@ -621,27 +702,31 @@ def scanned(account: Account, body: Event, at: int) -> Iterable[Record]:
 def _fulfillment(account: Account, body: Fulfillment) -> Iterable[Record]:
     created = ms(body.created_at, "$.created_at")
     updated = ms(body.updated_at, "$.updated_at") if body.updated_at else created
-    parcel, label = str(body.id), f"{body.id}:label"
+    parcel, order = _own(body), _digits(body.order_id, "$.order_id")
+    label = f"{parcel}:label"
     numbers, status = _numbers(body), body.shipment_status or ""
-    lines = tuple(Quantity(line=str(x.id), quantity=x.quantity) for x in body.line_items or [] if x.quantity > 0)
+    if body.line_items and not any(_sent(x) for x in body.line_items) and not numbers and status in PAPER:
+        return  # a gift card was mailed, a service rendered: there is no parcel, and no label to be bought for one
+    items = body.line_items or []
+    lines = tuple(Quantity(line=_digits(x.id, "$.line_items[...].id"), quantity=x.quantity) for x in items if x.quantity > 0)
     if body.status == "cancelled" and status not in SHIPMENT:
         if not account.reports_parcels:
             return
         for kind, object in (("ParcelPacked", parcel), ("ParcelScanned", label)):
-            gone = _about(account, body.order_id, f"{object}:{kind}")
+            gone = _about(account, order, f"{object}:{kind}")
             yield fact.FactRetracted(**gone, at=updated, target_system=account.source, target_object=object, target_type=kind)
         return
     if body.status in ("error", "failure"):
         return
     for number in numbers:
-        yield ReferenceLinked(at=updated, kind="tracking", value=number, order=order_id(account, body.order_id), since=created)
+        yield ReferenceLinked(at=updated, kind="tracking", value=number, order=order_id(account, order), since=created)
     if not account.reports_parcels:
         return
     if body.status == "success":
-        yield fact.ParcelPacked(**_about(account, body.order_id, parcel), at=created, version=updated, parcel=parcel, lines=lines)
+        yield fact.ParcelPacked(**_about(account, order, parcel), at=created, version=updated, parcel=parcel, lines=lines)
         if numbers:
             yield fact.ParcelScanned(
-                **_about(account, body.order_id, label),
+                **_about(account, order, label),
                 at=created,
                 version=updated,
                 parcel=parcel,
@@ -651,14 +736,14 @@ def _fulfillment(account: Account, body: Fulfillment) -> Iterable[Record]:
                 lines=lines,
             )
     if status not in PAPER:
-        yield fact.ParcelScanned(**_scan(account, body.order_id, body.id, status, updated), version=_earliest(updated), lines=lines)
+        yield fact.ParcelScanned(**_scan(account, order, parcel, status, updated), version=_earliest(updated), lines=lines)
 
 
-def _scan(account: Account, order: int, fulfillment: int, status: str, at: int) -> dict[str, Any]:
+def _scan(account: Account, order: str, fulfillment: str, status: str, at: int) -> dict[str, Any]:
     return {
         **_about(account, order, f"{fulfillment}:{status[:64]}"),
         "at": at,
-        "parcel": str(fulfillment),
+        "parcel": fulfillment,
         "tag": SHIPMENT.get(status, Tracking.UNKNOWN),
     }
 
@@ -681,14 +766,14 @@ def _number_of(text: str) -> str:
 # --- holds
 def held(account: Account, body: PlacedOnHold, at: int) -> Iterable[Record]:
     hold = body.created_fulfillment_hold or next(iter(body.fulfillment_order.fulfillment_holds or []), Hold())
-    own = _own(body.fulfillment_order.id)
-    yield waiting(_hold(account, None, own, hold, at), HOLD, own)
+    own = _digits(body.fulfillment_order.id, "$.fulfillment_order.id")
+    yield waiting(_hold(account, "", own, hold, at), HOLD, own)
 
 
 def let_go(account: Account, body: HoldReleased, at: int) -> Iterable[Record]:
-    own = _own(body.fulfillment_order.id)
+    own = _digits(body.fulfillment_order.id, "$.fulfillment_order.id")
     released = fact.HoldReleased(
-        **_about(account, None, f"{HOLD}:{own}"),
+        **_about(account, "", f"{HOLD}:{own}"),
         at=at,
         holds=(f"{HOLD}:{own}",),
         by="shop",
@@ -700,15 +785,15 @@ def let_go(account: Account, body: HoldReleased, at: int) -> Iterable[Record]:
 def linked(account: Account, body: FulfillmentOrder, at: int) -> Iterable[Record]:
     if body.order_id is None:
         raise Ignored("the fulfillment order names no order")
-    own = _own(body.id)
+    own, order = _digits(body.id, "$.id"), _digits(body.order_id, "$.order_id")
     updated = ms(body.updated_at, "$.updated_at") if body.updated_at else at
     since = ms(body.created_at, "$.created_at") if body.created_at else updated
-    yield ReferenceLinked(at=updated, kind=HOLD, value=own, order=order_id(account, body.order_id), since=since)
+    yield ReferenceLinked(at=updated, kind=HOLD, value=own, order=order_id(account, order), since=since)
     if body.status == "on_hold":
-        yield _hold(account, body.order_id, own, next(iter(body.fulfillment_holds or []), Hold()), updated)
+        yield _hold(account, order, own, next(iter(body.fulfillment_holds or []), Hold()), updated)
 
 
-def _hold(account: Account, order: int | None, own: str, hold: Hold, at: int) -> fact.HoldPlaced:
+def _hold(account: Account, order: str, own: str, hold: Hold, at: int) -> fact.HoldPlaced:
     return fact.HoldPlaced(
         **_about(account, order, f"{HOLD}:{own}"),
         at=at,
@@ -716,18 +801,9 @@ def _hold(account: Account, order: int | None, own: str, hold: Hold, at: int) ->
     )
 
 
-def _own(id: str | int) -> str:
-    """The number at the end of a global ID ("gid://shopify/FulfillmentOrder/1")."""
-    own = str(id).rpartition("/")[2]
-    if not own.isascii() or not own.isdigit():
-        raise Unreadable("schema", "$.fulfillment_order.id")
-    return own
-
-
 # --- customers
 def profiled(account: Account, body: Customer, at: int) -> Iterable[Record]:
-    if body.id is None:
-        raise Unreadable("schema", "$.id")
+    own = _own(body)
     place = body.default_address or Place()
     updated = ms(body.updated_at, "$.updated_at") if body.updated_at else at
     person = Person(
@@ -736,15 +812,13 @@ def profiled(account: Account, body: Customer, at: int) -> Iterable[Record]:
         phone=phone(body.phone, place.country_code or "") or phone(place.phone, place.country_code or ""),
         address=_address(place),
     )
-    customer = f"{account.shop}:{body.id}"
+    customer = f"{account.shop}:{own}"
     yield ProfileReported(at=updated, customer=customer, system=account.source, person=person, version=updated)
     yield from _consents(customer, body, updated)
 
 
 def agreed(account: Account, body: Marketing, at: int) -> Iterable[Record]:
-    own = body.customer_id or body.id
-    if own is None:
-        raise Unreadable("schema", "$.customer_id")
+    own = _digits(body.customer_id or body.id, "$.customer_id")
     records = list(_consents(f"{account.shop}:{own}", body, at))
     if not records:
         raise Ignored("the customer neither subscribed nor unsubscribed")
@@ -1136,10 +1210,93 @@ _FULFILLMENT = Topic(Fulfillment, fulfilled)
 _DISPUTE = Topic(Dispute, disputed)
 _CUSTOMER = Topic(Customer, profiled)
 _MARKETING = Topic(Marketing, agreed)
-_WAREHOUSE = "how the shop plans its own fulfillment; fulfillments tell what was packed"
-_RETURN = "announces a return; the refund tells what came back"
-_CATALOGUE = "orders name and price their lines themselves; no catalogue is kept here"
-_NOT_YET = "nothing is bought yet"
+
+
+class Reasons(Mapping[str, str]):
+    """Why topics hold nothing for us: each by its name or, as "carts/*", with all of its family that are not named."""
+
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self._told = told
+
+    def __getitem__(self, topic: str) -> str:
+        return self._told.get(topic) or self._told[f"{topic.partition('/')[0]}/*"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._told)
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+
+_LOG_IN = "whether a customer can log in at the shop changes no order"
+_TAGS = "a customer's tags are not kept here; tag the order where it matters"
+_SEGMENT = "marketing's groups of customers change no order"
+
+
+def _families(why: str, names: str) -> dict[str, str]:
+    return {f"{name}/*": why for name in names.split()}
+
+
+_IGNORED = Reasons(
+    {
+        "orders/edited": "only what an edit changed; orders/updated carries the whole order",
+        "orders/link_requested": "a customer asked for a new link to the order's page; the order is as it was",
+        "orders/shopify_protect_eligibility_changed": "who bears the loss of a fraud; the risk assessment says whether to wait",
+        "order_transactions/update": "the order and its refunds carry what it changes",
+        "tender_transactions/*": "the same money as that of order_transactions/create, told once more",
+        "payment_terms/*": "they name no order; the order carries the terms of its payment",
+        "payment_schedules/*": "it names no order; transactions and orders/paid tell when the money has come",
+        "fulfillment_events/delete": "an event that is gone takes nothing back; the carrier's word stands",
+        "fulfillment_orders/*": "how the shop plans its own fulfillment; fulfillments tell what was packed",
+        "fulfillment_holds/*": "one of several holds; fulfillment_orders/placed_on_hold and hold_released tell of the first and the last",
+        **_families("announces a return; the refund tells what came back", "returns reverse_deliveries reverse_fulfillment_orders"),
+        "customers/delete": "the profile stays with its orders; whether it is to be erased, customers/redact says",
+        "customers/merge": "orders keep the customer under whom they were placed",
+        "customers/redact": "someone must erase this customer's personal data here within 30 days",
+        "customers/data_request": "someone must give the shop's owner what is kept of this customer within 30 days",
+        "customers/enable": _LOG_IN,
+        "customers/disable": _LOG_IN,
+        "customers/purchasing_summary": "it sums up orders, which are told themselves",
+        "customer.tags_added": _TAGS,
+        "customer.tags_removed": _TAGS,
+        "customer.joined_segment": _SEGMENT,
+        "customer.left_segment": _SEGMENT,
+        **_families(_SEGMENT, "customer_groups segments"),
+        "customers_whats_app_marketing_consent/*": "nothing is said by WhatsApp here",
+        "customer_payment_methods/*": "a card that a customer keeps at the shop; transactions tell what is paid with it",
+        "shipping_addresses/*": "the order carries its address; orders/updated tells when it changes",
+        **_families(
+            "business customers are kept in the shop; orders name who bought",
+            "companies company_contacts company_contact_roles company_locations",
+        ),
+        **_families("nothing is bought yet", "carts checkouts draft_orders"),
+        **_families(
+            "an agreement on orders to come; each of them is told as an order",
+            "subscription_contracts subscription_billing_attempts subscription_billing_cycles subscription_billing_cycle_edits",
+        ),
+        **_families(
+            "orders name and price their lines themselves; no catalogue is kept here",
+            "products variants product_listings product_publications product_feeds scheduled_product_listings collections"
+            " collection_listings collection_publications inventory_items selling_plan_groups discounts",
+        ),
+        "inventory_levels/*": "it names no SKU and counts what is left after the shop's own promises; the warehouse counts stock",
+        **_families("goods between the shop's own locations; the warehouse counts stock", "inventory_transfers inventory_shipments"),
+        "shop/redact": "someone must erase the personal data of this shop's customers here within 30 days",
+        **_families(
+            "how the shop is set up; an order carries what matters of it",
+            "shop themes domains locales locations markets markets_backup_region profiles delivery_promise_settings channels"
+            " tax_services checkout_and_accounts_configurations customer_account_settings metafield_definitions metaobjects",
+        ),
+        "app/uninstalled": "the app was removed from the shop and hears nothing more: install it again, or close the account here",
+        "app/scopes_update": "what the app may see has changed; Shopify refuses what it may not, and that is shown",
+        **_families("what the shop pays for its apps, not what its customers pay", "app_purchases_one_time app_subscriptions"),
+        "bulk_operations/*": "an export is ready; none was asked for from here",
+        "audit_events/*": "who used the shop's API; the shop keeps that record",
+        **_families(
+            "the shop's own finances and who may see them; no customer's money", "finance_app_staff_member finance_kyc_information"
+        ),
+    }
+)
 
 VENDOR = Vendor(
     name="shopify",
@@ -1157,6 +1314,8 @@ VENDOR = Vendor(
             "fulfillments/update",
             "orders/risk_assessment_changed",
             "customers/update",
+            "customers_email_marketing_consent/update",
+            "customers_marketing_consent/update",
         ),
         credentials={"client_id": "Dev Dashboard > your app > Settings", "client_secret": "beside it; it also signs the app's webhooks"},
     ),
@@ -1170,7 +1329,7 @@ VENDOR = Vendor(
         "orders/cancelled": _ORDER,
         "orders/fulfilled": _ORDER,
         "orders/partially_fulfilled": _ORDER,
-        "orders/delete": Topic(Deleted, deleted),
+        "orders/delete": Topic(Object, deleted),
         "orders/risk_assessment_changed": Topic(Assessment, assessed),
         "order_transactions/create": Topic(Transaction, transacted),
         "refunds/create": Topic(Refund, refunded),
@@ -1186,44 +1345,7 @@ VENDOR = Vendor(
         "customers_email_marketing_consent/update": _MARKETING,
         "customers_marketing_consent/update": _MARKETING,
     },
-    ignored={
-        "orders/edited": "only what an edit changed; orders/updated carries the whole order",
-        "order_transactions/update": "the order and its refunds carry what it changes",
-        "fulfillment_events/delete": "an event that is gone takes nothing back; the carrier's word stands",
-        **{
-            f"fulfillment_orders/{name}": _WAREHOUSE
-            for name in (
-                "cancelled",
-                "moved",
-                "split",
-                "merged",
-                "rescheduled",
-                "order_routing_complete",
-                "scheduled_fulfillment_order_ready",
-                "fulfillment_request_submitted",
-                "fulfillment_request_accepted",
-                "fulfillment_request_rejected",
-                "cancellation_request_submitted",
-                "cancellation_request_accepted",
-                "cancellation_request_rejected",
-                "fulfillment_service_failed_to_complete",
-                "line_items_prepared_for_pickup",
-                "line_items_prepared_for_local_delivery",
-            )
-        },
-        **{f"returns/{name}": _RETURN for name in ("request", "approve", "decline", "cancel", "close", "reopen", "update", "process")},
-        **{f"reverse_{name}": _RETURN for name in ("deliveries/attach_deliverable", "fulfillment_orders/dispose")},
-        **{f"products/{name}": _CATALOGUE for name in ("create", "update", "delete")},
-        **{f"{what}/{done}": _NOT_YET for what in ("carts", "checkouts", "draft_orders") for done in ("create", "update", "delete")},
-        "inventory_levels/update": "it names no SKU and counts what is left after the shop's own promises; the warehouse counts stock",
-        "inventory_items/update": _CATALOGUE,
-        "customers/delete": "the profile stays with its orders; whether it is to be erased, customers/redact says",
-        "customers/merge": "orders keep the customer under whom they were placed",
-        "customers/redact": "someone must erase this customer's personal data here within 30 days",
-        "customers/data_request": "someone must give the shop's owner what is kept of this customer within 30 days",
-        "shop/redact": "someone must erase the personal data of this shop's customers here within 30 days",
-        "app/uninstalled": "the app was removed from the shop and hears nothing more: install it again, or close the account here",
-    },
+    ignored=_IGNORED,
     answers={
         "order": _one("order", Order, ordered),
         "orders": _many("orders", Order, ordered),

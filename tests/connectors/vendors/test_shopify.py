@@ -27,8 +27,10 @@ from orders.fact import (
     OrderPaid,
     OrderPlaced,
     ParcelScanned,
+    PaymentAuthorized,
     PaymentCaptured,
     PaymentFailed,
+    PaymentRefunded,
     Tracking,
     decode_fact,
 )
@@ -50,19 +52,19 @@ def raw(name: str) -> bytes:
     return (SAMPLES / f"{name}.json").read_bytes()
 
 
-def sample(name: str, **changed: Any) -> tuple[str, dict[str, Any]]:
+def sample(name: str, /, **changed: Any) -> tuple[str, dict[str, Any]]:
     """Topic (or answer) and body, some of its fields changed."""
     whole = json.loads(raw(name))
     topic = ANSWER + whole["answer"] if "answer" in whole else whole.get("topic") or whole["headers"]["x-shopify-topic"]
     return topic, {**whole["body"], **changed}
 
 
-def read(name: str, account: Account = ACCOUNT, **changed: Any) -> list[Record]:
+def read(name: str, account: Account = ACCOUNT, /, **changed: Any) -> list[Record]:
     topic, body = sample(name, **changed)
     return VENDOR.read(account, topic, json.dumps(body).encode(), AT)
 
 
-def only(kind: type[Any], name: str, **changed: Any) -> Any:
+def only(kind: type[Any], name: str, /, **changed: Any) -> Any:
     (found,) = [record for record in read(name, **changed) if isinstance(record, kind)]
     return found
 
@@ -119,6 +121,114 @@ def test_the_published_signature_is_good_and_a_changed_body_is_not() -> None:
     assert VENDOR.scheme.check(Sent(headers, case["body"].encode() + b" "), secrets, AT) is Verdict.WRONG
 
 
+# --- topics that hold nothing for us
+DOCUMENTED = """
+app: scopes_update uninstalled
+app_purchases_one_time: update
+app_subscriptions: approaching_capped_amount update
+audit_events: admin_api_activity
+bulk_operations: finish
+carts: create update
+channels: delete
+checkout_and_accounts_configurations: update
+checkouts: create delete update
+collection_listings: add remove update
+collection_publications: create delete update
+collections: create delete update
+companies: create delete update
+company_contact_roles: assign revoke
+company_contacts: create delete update
+company_locations: create delete update
+customer_account_settings: update
+customer_groups: create delete update
+customer_payment_methods: create revoke update
+customers: create data_request delete disable enable merge purchasing_summary redact update
+customers_email_marketing_consent: update
+customers_marketing_consent: update
+customers_whats_app_marketing_consent: update
+delivery_promise_settings: update
+discounts: create delete redeemcode_added redeemcode_removed update
+disputes: create update
+domains: create destroy update
+draft_orders: create delete update
+finance_app_staff_member: delete grant revoke update
+finance_kyc_information: update
+fulfillment_events: create delete
+fulfillment_holds: added released
+fulfillment_orders: cancellation_request_accepted cancellation_request_rejected cancellation_request_submitted cancelled
+fulfillment_orders: fulfillment_request_accepted fulfillment_request_rejected fulfillment_request_submitted hold_released merged moved
+fulfillment_orders: fulfillment_service_failed_to_complete line_items_prepared_for_local_delivery line_items_prepared_for_pickup
+fulfillment_orders: manually_reported_progress_stopped order_routing_complete placed_on_hold progress_reported rescheduled split
+fulfillment_orders: scheduled_fulfillment_order_ready
+fulfillments: create update
+inventory_items: create delete update
+inventory_levels: connect disconnect update
+inventory_shipments: add_items create delete mark_in_transit receive_items remove_items update_item_quantities update_tracking
+inventory_transfers: add_items cancel complete ready_to_ship remove_items update_item_quantities updated
+locales: create destroy update
+locations: activate create deactivate delete update
+markets: create delete update
+markets_backup_region: update
+metafield_definitions: create delete update
+metaobjects: create delete update
+order_transactions: create
+orders: cancelled create delete edited fulfilled link_requested paid partially_fulfilled risk_assessment_changed updated
+orders: shopify_protect_eligibility_changed
+payment_schedules: due
+payment_terms: create delete update
+product_feeds: create full_sync full_sync_finish incremental_sync update
+product_listings: add remove update
+product_publications: create delete update
+products: create delete update
+profiles: create delete update
+refunds: create
+returns: approve cancel close decline process reopen request update
+reverse_deliveries: attach_deliverable
+reverse_fulfillment_orders: dispose
+scheduled_product_listings: add remove update
+segments: create delete update
+selling_plan_groups: create delete update
+shipping_addresses: create update
+shop: redact update
+subscription_billing_attempts: challenged failure success
+subscription_billing_cycle_edits: create delete update
+subscription_billing_cycles: skip unskip
+subscription_contracts: activate cancel create expire fail pause update
+tax_services: create update
+tender_transactions: create
+themes: create delete publish update
+variants: in_stock out_of_stock
+"""
+
+
+def test_every_documented_topic_is_read_or_says_why_not() -> None:
+    families = (line.split(": ") for line in DOCUMENTED.strip().splitlines())
+    topics = [f"{family}/{name}" for family, names in families for name in names.split()]
+    topics += [f"customer.{what}" for what in ("tags_added", "tags_removed", "joined_segment", "left_segment")]
+    assert len(topics) == len(set(topics)) == 222
+    assert [topic for topic in topics if topic not in VENDOR.topics and topic not in VENDOR.ignored] == []
+
+
+def test_every_published_topic_is_read_or_says_why_not() -> None:
+    published("shopify", "SOURCE.md")
+    places = CONTRACTS / "shopify"
+    topics = {json.loads(path.read_text())["name"] for path in places.glob("samples/docs-*/*.json")}
+    topics |= {"/".join(path.name.split(".")[:2]) for path in places.glob("spec/webhook-schemas-*/*.json")}
+    assert len(topics) > 12
+    assert {topic for topic in topics if topic not in VENDOR.topics and topic not in VENDOR.ignored} == set()
+
+
+@pytest.mark.parametrize("topic", ["orders/archived", "customers/dreamt", "weather/changed", "customer", "", "/", "*", "carts.create"])
+def test_a_topic_of_which_nobody_told_us_is_called_unknown(topic: str) -> None:
+    with pytest.raises(Ignored, match="no topic"):
+        VENDOR.read(ACCOUNT, topic, b"{}", AT)
+
+
+def test_a_family_gives_its_reason_where_the_topic_has_none_of_its_own() -> None:
+    assert VENDOR.ignored["shop/redact"] != VENDOR.ignored["shop/update"] == VENDOR.ignored["shop/*"]
+    assert dict(VENDOR.ignored).keys() == set(VENDOR.ignored) and len(VENDOR.ignored) == len(set(VENDOR.ignored))
+
+
 # --- one thing told twice
 @pytest.mark.parametrize(
     ("one", "other"),
@@ -168,6 +278,50 @@ def test_a_later_update_that_repeats_a_status_does_not_move_the_parcel_back() ->
     assert seen(transit, out, stale).parcels["4500000000001"].tag is Tracking.OUT_FOR_DELIVERY
 
 
+def test_amounts_as_numbers_and_ids_as_texts_say_the_same() -> None:
+    assert read("orders.updated.resent") == read("orders.updated")
+
+
+@pytest.mark.parametrize(("amount", "minor"), [(b"10.0", 1000), (b"10", 1000), (b"10.10", 1010), (b"70000000000000.07", 7000000000000007)])
+def test_a_number_is_read_digit_by_digit(amount: bytes, minor: int) -> None:
+    topic, body = sample("order_transactions.capture", amount="here")
+    (captured,) = VENDOR.read(ACCOUNT, topic, json.dumps(body).encode().replace(b'"here"', amount), AT)
+    assert isinstance(captured, PaymentCaptured) and captured.amount == minor
+
+
+@pytest.mark.parametrize("amount", [1e30, 10.001, 1e-7, True, [], {}, None, -1, "1\\u0030", '"10"'])
+def test_what_is_no_amount_is_refused(amount: Any) -> None:
+    with pytest.raises(Unreadable, match=r"(schema|bounds): \$\.amount"):
+        read("order_transactions.capture", amount=amount)
+
+
+ALIKE: dict[str, dict[str, Any]] = {
+    "orders.create": {"id": "gid://shopify/Order/5900000000000001"},
+    "orders.delete": {"id": None, "admin_graphql_api_id": "gid://shopify/Order/5900000000000001"},
+    "orders.risk.high": {"order_id": None, "admin_graphql_api_order_id": "gid://shopify/Order/5900000000000001"},
+    "order_transactions.capture": {"id": None, "order_id": "5900000000000001"},
+    "refunds.create": {"id": None, "order_id": "gid://shopify/Order/5900000000000001"},
+    "fulfillments.create": {"id": "4500000000001", "order_id": "5900000000000001"},
+    "fulfillment_events.out": {"fulfillment_id": "gid://shopify/Fulfillment/4500000000001", "order_id": "5900000000000001"},
+    "disputes.create": {"id": "310000000001", "order_id": "5900000000000001"},
+    "customers.update": {"id": "gid://shopify/Customer/7200100000001"},
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_number_its_digits_and_a_global_id_name_one_thing(name: str) -> None:
+    changed = ALIKE[name]
+    if changed.get("id", "") is None and "admin_graphql_api_id" not in changed:
+        changed = {**changed, "admin_graphql_api_id": f"gid://shopify/Any/{sample(name)[1]['id']}"}
+    assert read(name, **changed) == read(name)
+
+
+@pytest.mark.parametrize("id", ["", "gid://shopify/Order/", "x", "1.0", "-1", -1, "\u0661", "9" * 30, None])
+def test_what_is_no_id_is_refused(id: Any) -> None:
+    with pytest.raises(Unreadable, match=r"schema: \$\.id"):
+        read("orders.delete", id=id)
+
+
 # --- what it comes to
 def test_a_cancelled_and_a_returned_line_count_once_however_often_they_are_told() -> None:
     v = seen(read("orders.create"), read("refunds.create"), read("orders.updated"), read("order_transactions.refund"))
@@ -201,6 +355,85 @@ def test_a_refund_in_another_currency_is_not_added_to_the_total() -> None:
     assert only(OrderPlaced, "orders.updated", refunds=refunds).total == 2500
 
 
+def test_a_transaction_without_a_currency_is_in_that_of_what_is_unsettled_or_tells_nothing() -> None:
+    rest = {"presentment_money": {"amount": "0.00", "currency": "CAD"}, "shop_money": {"amount": "0.00", "currency": "USD"}}
+    told = only(PaymentCaptured, "order_transactions.capture", currency=None, total_unsettled_set=rest)
+    assert (told.amount, told.currency) == (5500, "CAD")
+    nobody = {"presentment_money": {"amount": "0.0", "currency": "XXX"}}
+    for unsettled in (None, {}, nobody):
+        with pytest.raises(Ignored, match="names no currency"):
+            read("order_transactions.capture", currency=None, total_unsettled_set=unsettled)
+    assert read("order_transactions.authorization", GATEWAY, currency=None), "whose the payment is does not depend on it"
+    with pytest.raises(Unreadable, match=r"currency: \$\.currency"):
+        read("order_transactions.capture", currency="ABC")
+
+
+def test_answers_pass_over_a_transaction_without_a_currency() -> None:
+    capture = sample("order_transactions.capture")[1]
+    told = [{**capture, "id": 1, "currency": None}, capture]
+    records = VENDOR.read(ACCOUNT, ANSWER + "transactions", json.dumps({"transactions": told}).encode(), AT)
+    assert [record.object for record in records if isinstance(record, PaymentCaptured)] == ["6700000000002"]
+
+
+def test_a_refund_is_in_the_customers_currency_by_whatever_amount_it_tells() -> None:
+    euros = {"shop_money": {"amount": "5.00", "currency_code": "USD"}, "presentment_money": {"amount": "4.50", "currency_code": "EUR"}}
+    none: dict[str, Any] = {"total_duties_set": None, "refund_line_items": [], "order_adjustments": []}
+    transactions = sample("refunds.create")[1]["transactions"]
+    transactions[0]["currency"] = None
+    line = {"line_item_id": 1, "quantity": 1, "restock_type": "no_restock", "subtotal_set": euros}
+    for by in ({"total_duties_set": euros}, {"order_adjustments": [{"amount_set": euros}]}, {"refund_line_items": [line]}):
+        told = only(PaymentRefunded, "refunds.create", **{**none, **by}, transactions=transactions)
+        assert (told.amount, told.currency) == (3000, "EUR")
+    with pytest.raises(Ignored, match="names no currency"):
+        read("refunds.create", **none, transactions=transactions)
+    goods = read("refunds.create", total_duties_set=None, transactions=transactions)
+    assert [type(record).__name__ for record in goods] == ["ReturnReceived", "LinesCancelled"], "what came back needs no currency"
+
+
+def test_an_order_refunded_in_another_currency_was_paid_if_nothing_is_outstanding() -> None:
+    (whole,) = [x for x in read("orders.paid.yen") if isinstance(x, OrderPaid)]
+    back = {"financial_status": "partially_refunded", "total_outstanding": "0.00"}
+    assert only(OrderPaid, "orders.paid.yen", **back).amount == whole.amount
+    back["financial_status"] = "pending"
+    assert not [x for x in read("orders.paid.yen", **back) if isinstance(x, OrderPaid)]
+
+
+def test_an_amount_in_the_shops_currency_is_never_taken_for_the_customers() -> None:
+    with pytest.raises(Unreadable, match=r"currency: \$\.current_total_price"):
+        read("orders.paid.yen", current_total_price="55", current_total_price_set=None)
+
+
+def test_a_card_at_the_shops_terminal_is_an_authorization() -> None:
+    assert only(PaymentAuthorized, "order_transactions.capture", kind="emv_authorization").amount == 5500
+
+
+def test_an_order_without_a_name_is_called_by_its_number() -> None:
+    assert only(OrderPlaced, "orders.create", name=None).number == "1001"
+    assert only(OrderPlaced, "orders.create", name=None, order_number=None).number == "5900000000000001"
+
+
+def test_where_only_a_tip_and_a_gift_card_are_left_nothing_is_to_be_sent() -> None:
+    placed = only(OrderPlaced, "orders.create.mixed")
+    assert [line.sku for line in placed.lines] == ["LAMP-01", "GIFT-25", "14500000000000113"]
+    assert (placed.total, placed.not_applicable) == (7300, ())
+    lines = sample("orders.create.mixed")[1]["line_items"]
+    left = only(OrderPlaced, "orders.create.mixed", line_items=[{**lines[0], "current_quantity": 0}, *lines[1:]])
+    assert (left.lines, left.not_applicable) == (placed.lines[1:], ("address", "stock"))
+
+
+def test_a_gift_card_is_still_paid_for_when_the_goods_beside_it_are_cancelled() -> None:
+    items = [{"line_item_id": 14500000000000111, "quantity": 2, "restock_type": "cancel"}]
+    cancelled = read("refunds.create", id=1, order_id=5900000000000011, refund_line_items=items, transactions=[])
+    assert not seen(read("orders.create.mixed"), cancelled).cancelled
+
+
+def test_a_gift_card_that_was_mailed_is_no_parcel() -> None:
+    with pytest.raises(Ignored, match="nothing of it is sent"):
+        read("fulfillments.create.gift_card")
+    told = read("fulfillments.create.gift_card", tracking_number="1Z999AA10123456784")
+    assert "ParcelPacked" in {type(record).__name__ for record in told}, "what has a number is on its way, whatever the shop calls it"
+
+
 def test_only_a_way_of_shipping_that_still_stands_is_express() -> None:
     for removed, service in ((True, "standard"), (None, "express")):
         lines = [{"title": "DHL Express", "code": None, "is_removed": removed}]
@@ -225,6 +458,8 @@ def test_partial_payment_is_the_total_less_what_is_outstanding() -> None:
     assert only(OrderPaid, "orders.create", **paid).amount == 2000
     yen = {"financial_status": "partially_paid", "total_outstanding": "25.00"}
     assert not [x for x in read("orders.paid.yen", **yen) if isinstance(x, OrderPaid)], "outstanding is in dollars, the order in yen"
+    for nothing in (None, "", "0.00", 0, 0.0):
+        assert only(OrderPaid, "orders.create", financial_status="refunded", total_outstanding=nothing).amount == 5500
 
 
 def test_more_outstanding_than_the_total_is_no_payment_and_costs_no_order() -> None:
