@@ -120,6 +120,7 @@ class Feed:
             told = self.vendors.tell(record)
             if told is not None:
                 webhooks += told
+                facts += filter(None, [self.vendors.checked(record)])
             elif isinstance(record, Fact):
                 facts.append(self.vendors.in_own_words(record))
             else:

@@ -1,8 +1,9 @@
 """The fake shop's systems as vendors: what happened, told as signed webhooks of Shopify, Stripe, a warehouse and UPS.
 
 The same lives as the fake shop tells in our own words, in the words of those who would really tell them, each with what it knows
-and no more: Shopify has no promised date and no risk signals, UPS has seconds and no order, Stripe has no lines. Whoever reads the
-webhooks must find the same status and the same money as the shop's truth (`tests/connectors/test_fake_vendors.py`).
+and no more: Shopify has no promised date, UPS has seconds and no order, Stripe has no lines. What makes an order suspicious is told by
+whoever can see it: Shopify has two addresses, Stripe the bank's word on the card, and the rest the shop's own check of devices.
+Whoever reads the webhooks must find the same status, money and signals as the shop's truth (`tests/connectors/test_fake_vendors.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ OWN_EVERY = 3  # one order in so many comes from a shop that speaks our own word
 SOURCES = {"shopify": "shopify-lumi", "stripe": "stripe-lumi", "wms": "wms-lumi", "ups": "ups-lumi"}  # vendor -> account
 SIGNING = {vendor: f"{vendor} and the demo share this word" for vendor in SOURCES}  # no secret: nothing but the demo believes it
 LOCATION = "berlin"  # where the orders of these vendors are served from
+OF_CARDS = {"avs_mismatch": "address_postal_code_check", "cvc_mismatch": "cvc_check"}  # signal -> the bank's check that failed
+OF_ADDRESSES = "ship_bill_mismatch"
 RISKY = 4  # so many signals are a high risk to Shopify
 SCANS = {  # type and code
     Tracking.IN_TRANSIT: ("I", "DP"),
@@ -74,6 +77,15 @@ class FakeVendors:
         if not isinstance(told, fact.PaymentAuthorized | fact.PaymentCaptured | fact.PaymentFailed):
             return told
         return msgspec.structs.replace(told, object=f"pi_{told.object}")
+
+    @staticmethod
+    def checked(record: Fact | Request) -> fact.RiskReported | None:
+        """What the shop's own check of devices and addresses tells, in our own words, of an order that Shopify tells of."""
+        if not isinstance(record, OrderPlaced) or int(record.number) % OWN_EVERY == 0:
+            return None
+        signals = {name: value for name, value in record.signals.items() if name not in OF_CARDS and name != OF_ADDRESSES}
+        check = fact.RiskReported(order=record.order, system="checks:lumi", object=record.number, at=record.at, signals=signals)
+        return check if signals else None
 
     @staticmethod
     def as_shopify_knows(customer: str) -> str:
@@ -137,8 +149,18 @@ class FakeVendors:
             return [self._stripe("payment_intent.payment_failed", told, intent | failed, number)]
         if isinstance(told, fact.PaymentAuthorized):
             held = {"status": "requires_capture", "amount_capturable": intent["amount"]}
-            return [self._stripe("payment_intent.amount_capturable_updated", told, intent | held, number)]
-        return [self._stripe("payment_intent.succeeded", told, intent | {"amount_received": intent["amount"]}, number)]
+            return [self._stripe("payment_intent.amount_capturable_updated", told, intent | held, number), *self._charged(told, number)]
+        paid = intent | {"amount_received": intent["amount"]}
+        return [self._stripe("payment_intent.succeeded", told, paid, number), *self._charged(told, number)]
+
+    def _charged(self, told: fact.PaymentAuthorized | fact.PaymentCaptured, number: int) -> list[Webhook]:
+        """The charge behind a payment, where the bank found something."""
+        checks = {check: "fail" for name, check in OF_CARDS.items() if self._placed(number).signals.get(name)}
+        if not checks:
+            return []
+        charge: dict[str, Any] = {"id": f"ch_{told.object}", "object": "charge", "payment_intent": f"pi_{number}", "status": "succeeded"}
+        charge |= {"captured": isinstance(told, fact.PaymentCaptured), "payment_method_details": {"card": {"checks": checks}}}
+        return [self._stripe("charge.succeeded", told, charge | _amount(told), number)]
 
     def _scanned(self, told: fact.ParcelScanned, number: int) -> list[Webhook]:
         tracking = "1ZLUMI" + told.parcel.replace("-", "").zfill(12)
@@ -244,7 +266,7 @@ def _order(placed: OrderPlaced, updated: int) -> dict[str, Any]:
             "tags": "VIP" if placed.tier == "vip" else "",
         },
         "shipping_address": address,
-        "billing_address": address,
+        "billing_address": address | ({"zip": "99999", "city": "Elsewhere"} if placed.signals.get(OF_ADDRESSES) else {}),
         "line_items": [
             {
                 "id": int(x.line),

@@ -367,6 +367,7 @@ def ordered(account: Account, body: Order, at: int) -> Iterable[Record]:
         service="express" if any(_fast(line) for line in body.shipping_lines or []) else "standard",
         tier="vip" if _vip(body) else "regular",
         prepaid=total == 0 or terms in BEFORE_PAYMENT,
+        signals={"ship_bill_mismatch": 1.0} if _elsewhere(body) else {},
         not_applicable=_not_applicable(body, {line.line for line in lines}),
     )
     paid = _paid(body, total, currency) if account.reports_payments else 0
@@ -551,6 +552,17 @@ def _address(place: Place) -> Address:
         postcode=place.zip or "",
         country=(place.country_code or "").upper(),
     )
+
+
+def _elsewhere(body: Order) -> bool:
+    """Whether it goes elsewhere than where whoever pays for it lives, by country and postcode as far as both are known."""
+    if body.shipping_address is None or body.billing_address is None:
+        return False
+    ours, theirs = (
+        ((place.country_code or "").upper(), (place.zip or "").replace(" ", "").upper())
+        for place in (body.shipping_address, body.billing_address)
+    )
+    return any(here and there and here != there for here, there in zip(ours, theirs, strict=True))
 
 
 def _fast(line: Shipping) -> bool:

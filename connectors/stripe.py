@@ -54,6 +54,7 @@ from orders.fact import (
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
+    RiskReported,
 )
 from orders.request import ReferenceLinked
 
@@ -124,6 +125,22 @@ class Outcome(msgspec.Struct):
     reason: str | None = None
 
 
+class Checks(msgspec.Struct):
+    """What the card's bank found: "pass", "fail", "unavailable", "unchecked"."""
+
+    address_line1_check: str | None = None
+    address_postal_code_check: str | None = None
+    cvc_check: str | None = None
+
+
+class Card(msgspec.Struct):
+    checks: Checks | None = None
+
+
+class Method(msgspec.Struct):
+    card: Card | None = None
+
+
 class Charge(msgspec.Struct):
     id: Id
     created: int
@@ -139,6 +156,7 @@ class Charge(msgspec.Struct):
     payment_intent: Expandable = None
     failure_code: str | None = None
     outcome: Outcome | None = None
+    payment_method_details: Method | None = None
     metadata: Metadata = None
 
 
@@ -339,7 +357,20 @@ def charge_succeeded(account: Account, charge: Charge, at: int) -> Iterator[Reco
     payment = _payment(account, charge)
     total = _money(_captured(charge) if charge.captured else charge.amount, charge.currency)
     kind = PaymentCaptured if charge.captured else PaymentAuthorized
-    yield from _told(payment, kind(**_said(account, payment, payment.ids[0], at), version=total["amount"], **total))
+    paid = kind(**_said(account, payment, payment.ids[0], at), version=total["amount"], **total)
+    yield from _told(payment, paid, *_risk(account, charge, payment))
+
+
+def _risk(account: Account, charge: Charge, payment: Payment) -> Iterator[RiskReported]:
+    """The card's checks that failed: of the charge that paid, whatever is told of it later."""
+    card = charge.payment_method_details and charge.payment_method_details.card
+    checks = card.checks if card and card.checks else Checks()
+    failed = {
+        "avs_mismatch": "fail" in (checks.address_line1_check, checks.address_postal_code_check),
+        "cvc_mismatch": checks.cvc_check == "fail",
+    }
+    if signals := {name: 1.0 for name, so in failed.items() if so}:
+        yield RiskReported(**_said(account, payment, charge.id, _time(charge.created)), signals=signals)
 
 
 def charge_captured(account: Account, charge: Charge, at: int) -> Iterator[Record]:
@@ -807,6 +838,7 @@ VENDOR = Vendor(
             "payment_intent.amount_capturable_updated",
             "payment_intent.payment_failed",
             "payment_intent.canceled",
+            "charge.succeeded",
             "charge.refunded",
             "refund.created",
             "refund.updated",

@@ -117,7 +117,7 @@ def features(view: View) -> tuple[float, ...]:
         if parcel.eta_until > eta:
             eta = parcel.eta_until
     shipped = view.shipped_at
-    signals = placed.signals
+    signals = view.signals
     return (
         total,
         total * _MAJOR.get(view.currency, 0.01),

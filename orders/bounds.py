@@ -52,6 +52,10 @@ def _placed(fact: Any) -> tuple[str, str] | None:
             return "bounds", "$.lines[...].price"
     if fact.promised and not AT_MIN <= fact.promised < AT_MAX:
         return "bounds", "$.promised"
+    return _signalled(fact)
+
+
+def _signalled(fact: Any) -> tuple[str, str] | None:
     for value in fact.signals.values():
         if not isfinite(value):
             return "bounds", "$.signals[...]"
@@ -113,4 +117,5 @@ _CHECKS: dict[type[Fact], Callable[[Any], tuple[str, str] | None]] = {
     facts.ParcelPacked: _lines,
     facts.ParcelScanned: _scanned,
     facts.ReturnReceived: _lines,
+    facts.RiskReported: _signalled,
 }

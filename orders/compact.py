@@ -85,6 +85,7 @@ NUMBERS: dict[type[Fact], int] = {
     facts.FeedbackGiven: 27,
     facts.EffectSettled: 28,
     facts.ResendRequested: 29,
+    facts.RiskReported: 30,
 }
 
 _CONVERT: dict[str, tuple[Any, Callable[[Any], Any]]] = {

@@ -18,6 +18,7 @@ from orders.fact import (
     PaymentCaptured,
     PaymentDisputed,
     PaymentFailed,
+    RiskReported,
     StockShort,
 )
 
@@ -40,6 +41,7 @@ MATTERS = (
     StockShort,
     ParcelPacked,
     ParcelScanned,
+    RiskReported,
 )
 
 

@@ -239,6 +239,15 @@ class MessageReported(Fact, frozen=True, tag=True):
     reason: str = ""
 
 
+class RiskReported(Fact, frozen=True, tag=True):
+    """What somebody beside the shop found suspicious: a gateway's card checks, a device or address check. `object` is the check's ID.
+
+    Of several reports, and of what the order was placed with, each signal's greatest value counts.
+    """
+
+    signals: dict[str, float]  # named as those of `OrderPlaced`
+
+
 class FactRetracted(Fact, frozen=True, tag=True):
     """The fact with this natural key never was about this order."""
 
@@ -316,6 +325,7 @@ AnyFact: TypeAlias = (
     | NoteAdded
     | FeedbackGiven
     | ResendRequested
+    | RiskReported
 )
 
 decode_fact = msgspec.json.Decoder(AnyFact).decode

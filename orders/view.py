@@ -95,6 +95,7 @@ class View(msgspec.Struct, gc=False):
     paid_in_full: bool = False  # or needs no payment
     paid_at: int = 0  # when it became so
     paid_live: bool = True  # False: known from history only, sends nothing
+    reported: Mapping[str, float] = EMPTY  # risk signals of RiskReported: name -> the greatest value
     failures: int = 0  # payments that failed
     failed_at: int = 0  # the latest failure
     failed_live: bool = True
@@ -162,6 +163,11 @@ class View(msgspec.Struct, gc=False):
     notes: int = 0
     feedback: int | None = None  # the latest score given
     status: Status = Status.ANNOUNCED
+
+    @property
+    def signals(self) -> Mapping[str, float]:
+        """Risk signals by name, of whoever reports some."""
+        return strongest(self.placed.signals, self.reported) if self.placed is not None else self.reported
 
     @property
     def person(self) -> Person:
@@ -351,6 +357,15 @@ def _feedback(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.feedback = f.score
 
 
+def _risk(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.reported = strongest(v.reported, f.signals)
+
+
+def strongest(a: Mapping[str, float], b: Mapping[str, float]) -> Mapping[str, float]:
+    """Each signal's greatest value."""
+    return {name: max(a.get(name, 0.0), b.get(name, 0.0)) for name in {**a, **b}} if a and b else a or b
+
+
 def _settled(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.settled = {**v.settled, f.effect: f}
 
@@ -446,6 +461,7 @@ HANDLERS: dict[type[Fact], _Handler] = {
         (facts.FeedbackGiven, _feedback),
         (facts.EffectSettled, _settled),
         (facts.ResendRequested, _resend),
+        (facts.RiskReported, _risk),
     )
 }
 

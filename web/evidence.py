@@ -31,7 +31,7 @@ def waiting(order: Order, queue: str, sla_ms: int) -> Waiting | None:
 
 def evidence(order: Order, queue: str, sla_ms: int) -> Evidence:
     v = view(order)
-    signals = v.placed.signals if v.placed is not None else {}
+    signals = v.signals
     checks = [REASONS.get(name, words(name)) for name, value in signals.items() if value]
     if v.address_missing:
         checks.append(f"the address lacks {', '.join(words(field).lower() for field in v.address_missing)}")

@@ -55,6 +55,8 @@ def as_told(n: int) -> tuple[View, View]:
         webhooks = vendors.tell(record)
         if webhooks is None:
             absorb(theirs, fact)
+        if (check := vendors.checked(record)) is not None:
+            absorb(theirs, check)
         for webhook in webhooks or ():
             for found in read(webhook):
                 if isinstance(found, ReferenceLinked):
@@ -86,6 +88,8 @@ def test_status_and_money_are_the_same_as_the_shop_knows_them() -> None:
             assert getattr(told, name) == getattr(truth, name), (n, expected, name)
         assert [(x.line, x.sku, x.quantity, x.price) for x in told.lines] == [(x.line, x.sku, x.quantity, x.price) for x in truth.lines]
         assert told.person.address == truth.person.address and told.person.email == truth.person.email
+        if truth.captured or truth.authorized:
+            assert told.signals == truth.signals, (n, expected)
         assert (told.placed.service, told.placed.tier) == (truth.placed.service, truth.placed.tier)
         assert told.placed.customer == FakeVendors.as_shopify_knows(truth.placed.customer)
         assert len(told.parcels) == len(truth.parcels), (n, expected)

@@ -13,7 +13,7 @@ from hypothesis import given
 from connectors.fake_shop import SIGNALS as SHOP_SIGNALS
 from connectors.fake_shop import FakeShop
 from model.features import FEATURES, NAMES, REASON_OF, REASONS, SCHEMA_HASH, SIGNALS, WIDTH, WORDS, arrow_schema, features, natural, scaled
-from orders.fact import Fact, MessageReported, NoteAdded, OrderPlaced, ParcelScanned, PaymentDisputed, StockShort, Tracking
+from orders.fact import Fact, MessageReported, NoteAdded, OrderPlaced, ParcelScanned, PaymentDisputed, RiskReported, StockShort, Tracking
 from tests.model.made import fold, wild_rows
 
 SHOP = FakeShop(11, reserves=True)
@@ -49,6 +49,16 @@ def test_the_signals_that_a_shop_reports_are_columns() -> None:
     assert values["avs_mismatch"] == 1.0
     assert values["velocity"] == 4.0
     assert values["cvc_mismatch"] == 0.0
+
+
+def test_of_several_that_report_signals_each_ones_greatest_counts() -> None:
+    checked = RiskReported(
+        order=placed().order, system="stripe:lumi", object="ch_1", at=placed().at, signals={"cvc_mismatch": 1.0, "velocity": 2.0}
+    )
+    first = msgspec.structs.replace(placed(), signals={"avs_mismatch": 1.0, "velocity": 4.0})
+    values = row(first, checked, msgspec.structs.replace(checked, object="ch_2", signals={"cvc_mismatch": 0.0}))
+    assert (values["avs_mismatch"], values["cvc_mismatch"], values["velocity"]) == (1.0, 1.0, 4.0)
+    assert row(checked, first) == row(first, checked), "a check may be told before the order"
 
 
 @pytest.mark.parametrize(("currency", "total", "major"), [("EUR", 12_345, 123.45), ("JPY", 12_345, 12_345), ("KWD", 12_345, 12.345)])

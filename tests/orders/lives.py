@@ -201,6 +201,7 @@ EACH: tuple[Fact, ...] = (
         order=ORDER, system="staff", object="s-1", at=T0 + HOUR, effect="abc", happened=False, by="sam", reason="asked the warehouse"
     ),
     resend("abc"),
+    facts.RiskReported(order=ORDER, system="stripe:lumi", object="ch_1", at=T0 + MINUTE, signals={"avs_mismatch": 1.0, "velocity": 2.0}),
 )
 
 

@@ -826,3 +826,18 @@ def test_nothing_that_was_published_is_left_out() -> None:
     assert {f"{path.parent.name}/{path.stem}" for path in folder.rglob("*.json")} == {
         f"{place}/{name}" for place, names in looked_at.items() for name in names
     }
+
+
+@pytest.mark.parametrize(
+    ("billed", "signals"),
+    [
+        ({"zip": "12207", "country_code": "US"}, {}),
+        ({"zip": "122 07", "country_code": "us"}, {}),
+        ({"zip": "99501", "country_code": "US"}, {"ship_bill_mismatch": 1.0}),
+        ({"zip": "12207", "country_code": "CA"}, {"ship_bill_mismatch": 1.0}),
+        ({"zip": None, "country_code": "US"}, {}),
+        (None, {}),
+    ],
+)
+def test_an_order_that_goes_elsewhere_than_its_bill_is_a_signal(billed: dict[str, Any] | None, signals: dict[str, float]) -> None:
+    assert only(OrderPlaced, "orders.create", billing_address=billed).signals == signals

@@ -662,3 +662,29 @@ def test_pages_follow_one_another_until_there_is_no_more() -> None:
 def test_the_key_and_the_version_of_the_api_come_last() -> None:
     account = Account(source="s", shop="lumi", credentials={"key": Secret("sk_test_1")})
     assert dict(headers(account, "")) == {"Authorization": "Bearer sk_test_1", "Stripe-Version": "2023-08-16"}
+
+
+@pytest.mark.parametrize(
+    ("checks", "signals"),
+    [
+        (
+            {"cvc_check": "fail", "address_line1_check": "pass", "address_postal_code_check": "fail"},
+            {"avs_mismatch": 1.0, "cvc_mismatch": 1.0},
+        ),
+        ({"cvc_check": "pass", "address_line1_check": "fail", "address_postal_code_check": None}, {"avs_mismatch": 1.0}),
+        ({"cvc_check": "unchecked", "address_line1_check": "unavailable"}, None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["charge.succeeded", "charge.succeeded.uncaptured"])
+def test_the_banks_word_on_the_card_is_a_signal(name: str, checks: dict[str, str | None] | None, signals: dict[str, float] | None) -> None:
+    found = facts(event(name, payment_method_details={"type": "card", "card": {"brand": "visa", "checks": checks}}))
+    risks = [(fact["object"], fact["signals"]) for fact in found if fact["type"] == "RiskReported"]
+    charge = sample(name)["body"]["data"]["object"]["id"]
+    assert risks == ([(charge, signals)] if signals else [])
+    assert len(found) == 1 + len(risks), "the payment is told beside it"
+
+
+def test_a_payment_without_a_card_has_no_checks() -> None:
+    found = facts(event("charge.succeeded", payment_method_details={"type": "sepa_debit", "sepa_debit": {"country": "DE"}}))
+    assert [fact["type"] for fact in found] == ["PaymentCaptured"]
