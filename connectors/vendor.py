@@ -224,15 +224,6 @@ def waiting(fact: Fact, kind: str, value: str) -> FactWaiting:
     return FactWaiting(at=fact.at, kind=kind, value=value, fact=msgspec.Raw(msgspec.json.encode(fact)))
 
 
-def nothing(why: str) -> Topic:
-    """A topic of bodies that hold nothing for us."""
-
-    def read(account: Account, body: msgspec.Raw, at: int) -> Iterable[Record]:
-        raise Ignored(why)
-
-    return Topic(msgspec.Raw, read)
-
-
 def ms(text: str, field: str) -> int:
     """Milliseconds of an ISO 8601 time; one without an offset is UTC. Raises Unreadable naming the field."""
     try:

@@ -3,13 +3,15 @@
 Pushed: Standard Webhooks (headers `webhook-id`, `webhook-timestamp`, `webhook-signature`), body
 `{"type": ..., "timestamp": <ISO 8601, when it happened>, "data": {...}}`:
 
-    stock.level    {"levels": [{"sku", "on_hand", "location"?, "version"?}]}
+    stock.level    {"levels": [{"sku", "on_hand", "location"?, "lot"?, "version"?}]}
     order.picked   {"order", "location"?, "pick"?, "short"?: [{"line", "quantity"}]}
     order.packed   {"order", "parcel", "lines"?: [{"line", "quantity"}], "carrier"?, "tracking"?}
     order.shipped  the same: the carrier has it
 
 `order` and `line` are the shop's IDs, `pick` and `parcel` the warehouse's; `lines` left out are the whole order, and are told
-again when it ships. `location` left out is the account's. A pick that is told in parts has an ID for each part.
+again when it ships. `location` left out is the account's. A pick that is told in parts has an ID for each part. What is kept in
+lots is told with all of them at once, and they are added up. A quantity may be told as 5, 5.0 or "5": stock is counted in whole
+pieces, and half of one is refused. A `timestamp` without an offset is UTC.
 
 A parcel is called by its tracking number as soon as there is one, as its carrier will call it: a report with the number is a
 newer version of the one without, and shipping says again what was packed. Packed with a number it has its label.
@@ -36,6 +38,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import IntEnum
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import urlencode
@@ -53,9 +56,12 @@ from orders.request import ReferenceLinked, StockLevelReported
 
 MOST = 1_000_000_000  # of one item in one place; below zero is a count gone wrong, and is said as such
 
-Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-Own: TypeAlias = Id | int  # an ID of the shop's, which may be a number
+Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\S", max_length=255)]
+Own: TypeAlias = Id | int  # an ID that may be a number
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=255)]
+Whole: TypeAlias = (
+    int | Annotated[float, msgspec.Meta(multiple_of=1)] | Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,12}(\.0{1,6})?$", max_length=20)]
+)
 
 
 # --- what is pushed
@@ -64,10 +70,11 @@ class Head(msgspec.Struct):
 
 
 class Level(msgspec.Struct):
-    sku: Id
-    on_hand: int
+    sku: Own
+    on_hand: Whole
     location: Text | None = None
-    version: int = 0
+    lot: Own | None = None
+    version: int | None = None
 
 
 class Levels(msgspec.Struct):
@@ -76,22 +83,22 @@ class Levels(msgspec.Struct):
 
 class Some(msgspec.Struct):
     line: Own
-    quantity: int
+    quantity: Whole
 
 
 class Picked(msgspec.Struct):
     order: Own
     location: Text | None = None
-    pick: Id | None = None
+    pick: Own | None = None
     short: list[Some] | None = None
 
 
 class Packed(msgspec.Struct):
     order: Own
-    parcel: Id
+    parcel: Own
     lines: list[Some] | None = None
     carrier: Text | None = None
-    tracking: Text | None = None
+    tracking: Text | int | None = None
 
 
 T = TypeVar("T")
@@ -113,13 +120,21 @@ def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
 
 
 def stock_level(account: Account, levels: Levels, at: int) -> Iterator[Record]:
+    """Of one lot told twice the greater version counts, or the later word."""
+    told: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
     for level in levels.levels:
-        yield _level(account, level.sku, level.location, level.on_hand, at, level.version)
+        lots = told.setdefault((str(level.sku), level.location or account.location), {})
+        lot, version = str(level.lot or ""), level.version or 0
+        if lot not in lots or version >= lots[lot][0]:
+            lots[lot] = version, _whole(level.on_hand)
+    for (sku, location), lots in told.items():
+        yield _level(account, sku, location, sum(n for _, n in lots.values()), at, max(version for version, _ in lots.values()))
 
 
 def order_picked(account: Account, picked: Picked, at: int) -> Iterator[Record]:
-    about = _about(account, picked.order, picked.pick or str(picked.order), at)
-    yield _sound(ItemsPicked(**about, location=picked.location or account.location, short=_quantities(picked.short)))
+    about = _about(account, picked.order, str(picked.pick or picked.order), at)
+    short = tuple(some for some in _quantities(picked.short) if some.quantity)
+    yield _sound(ItemsPicked(**about, location=picked.location or account.location, short=short))
 
 
 def order_packed(account: Account, packed: Packed, at: int) -> Iterator[Record]:
@@ -139,7 +154,7 @@ def _scan(account: Account, packed: Packed, tracking: str, what: str, tag: Track
     return _sound(
         ParcelScanned(
             **_about(account, packed.order, f"{packed.parcel}:{what}", at),
-            parcel=tracking or packed.parcel,
+            parcel=tracking or str(packed.parcel),
             tag=tag,
             carrier=packed.carrier or "",
             tracking=tracking,
@@ -150,9 +165,9 @@ def _scan(account: Account, packed: Packed, tracking: str, what: str, tag: Track
 
 def _parcel(account: Account, packed: Packed, tracking: str, at: int, itself: bool) -> Iterator[Record]:
     """What names the tracking number outranks what does not; of two that do, the packing itself knows when it was."""
-    about = _about(account, packed.order, packed.parcel, at)
+    about = _about(account, packed.order, str(packed.parcel), at)
     version = 2 * bool(tracking) + itself
-    yield _sound(ParcelPacked(**about, version=version, parcel=tracking or packed.parcel, lines=_quantities(packed.lines)))
+    yield _sound(ParcelPacked(**about, version=version, parcel=tracking or str(packed.parcel), lines=_quantities(packed.lines)))
     if tracking:
         yield ReferenceLinked(kind="tracking", value=tracking, order=about["order"], since=at, at=at)
 
@@ -168,12 +183,20 @@ def _sound(fact: AnyFact) -> AnyFact:
 
 
 def _quantities(some: list[Some] | None) -> tuple[Quantity, ...]:
-    return tuple(Quantity(line=str(one.line), quantity=one.quantity) for one in some or ())
+    """Each line once: what is picked from two lots is told as two of them."""
+    found: Counter[str] = Counter()
+    for one in some or ():
+        found[str(one.line)] += _whole(one.quantity)
+    return tuple(Quantity(line=line, quantity=quantity) for line, quantity in found.items())
 
 
-def _tracking(text: str | None) -> str:
+def _whole(told: float | str) -> int:
+    return int(Decimal(told))
+
+
+def _tracking(text: str | int | None) -> str:
     """As the carrier writes it."""
-    return "".join((text or "").split()).upper()
+    return "".join(str(text or "").split()).upper()
 
 
 def _level(account: Account, sku: str, location: str | None, on_hand: int, at: int, version: int = 0) -> StockLevelReported:
@@ -209,7 +232,7 @@ STAGES = {
 
 
 class Listed(msgspec.Struct, rename="camel"):
-    order_number: Text | None = None
+    order_number: Text | int | None = None
     order_status: str | None = None
     actual_shipment_date: str | int | None = None  # yyyymmddhhmmss; the specification's examples have it as a number too
     carrier_name: Text | None = None
@@ -220,13 +243,20 @@ class Orders(msgspec.Struct, rename="camel"):
     order_number_list: list[Listed]
 
 
+class Removed(msgspec.Struct):
+    """The answer to a cancellation."""
+
+    status: str
+    detail: str
+
+
 class Stock(msgspec.Struct, rename="camel"):
     item_number: Text | None = None  # a summary has it once, above its lines
     inventory_status: str | None = None
-    available_quantity: int | None = None
-    blocked_quantity: int | None = None
-    quarantine_quantity: int | None = None
-    total_stock_on_hand_quantity: int | None = None
+    available_quantity: Whole | None = None
+    blocked_quantity: Whole | None = None
+    quarantine_quantity: Whole | None = None
+    total_stock_on_hand_quantity: Whole | None = None
 
 
 class Inventory(msgspec.Struct):
@@ -235,7 +265,7 @@ class Inventory(msgspec.Struct):
     detail: list[Stock] | None = msgspec.field(name="InventoryDetailLines", default=None)
 
 
-SELLABLE = frozenset({"Available", "Release"})
+SELLABLE = frozenset({"available", "release"})
 
 
 def orders(account: Account, listing: Orders, at: int) -> Iterator[Record]:
@@ -243,8 +273,14 @@ def orders(account: Account, listing: Orders, at: int) -> Iterator[Record]:
         yield from order(account, listed, at)
 
 
+def single(account: Account, listed: Listed, at: int) -> Iterator[Record]:
+    if not listed.order_number:
+        raise Unreadable("schema", "$.orderNumber")
+    return order(account, listed, at)
+
+
 def order(account: Account, listed: Listed, at: int) -> Iterator[Record]:
-    number = listed.order_number
+    number = str(listed.order_number or "")
     stage = STAGES.get(" ".join((listed.order_status or "").lower().split()), 0)
     if not number or not stage or listed.cancelled_flag:
         return
@@ -289,11 +325,11 @@ def inventory(account: Account, found: Inventory, at: int) -> Iterator[Record]:
 
 
 def _on_hand(line: Stock) -> int:
-    if line.inventory_status and line.inventory_status not in SELLABLE:
+    if line.inventory_status and line.inventory_status.strip().casefold() not in SELLABLE:
         return 0
     if line.total_stock_on_hand_quantity is None:
-        return line.available_quantity or 0
-    return line.total_stock_on_hand_quantity - (line.blocked_quantity or 0) - (line.quarantine_quantity or 0)
+        return _whole(line.available_quantity or 0)
+    return _whole(line.total_stock_on_hand_quantity) - _whole(line.blocked_quantity or 0) - _whole(line.quarantine_quantity or 0)
 
 
 # --- what it does for us
@@ -538,10 +574,14 @@ VENDOR = Vendor(
         "order.packed": _pushed(Packed, order_packed),
         "order.shipped": _pushed(Packed, order_shipped),
     },
+    ignored={"order.cancelled": "an order cancelled in the warehouse is not cancelled by that: the shop says so"},
     answers={
         "orders": _fetched(Orders, orders, "none of these orders is picked, packed or shipped"),
-        "order": _fetched(Listed, order, "the order is not picked, packed or shipped"),
+        "order": _fetched(Listed, single, "the order is not picked, packed or shipped"),
         "inventory": _fetched(Inventory, inventory, "no item lies there"),
+        "cancel": _fetched(
+            Removed, lambda account, answer, at: (), "the warehouse cancelled its order: the shop's is not cancelled by that"
+        ),
     },
     url=URL,
     questions={

@@ -167,6 +167,10 @@ def test_a_day_is_expected_whole_and_rescheduled_before_scheduled() -> None:
         ("X", "DJ", Tracking.EXCEPTION),
         ("X", "SR", Tracking.IN_TRANSIT),
         ("X", "L1", Tracking.ATTEMPT_FAILED),
+        ("X", "VN", Tracking.PICKUP),
+        ("X", "ER", Tracking.IN_TRANSIT),
+        ("I", "H8", Tracking.EXCEPTION),
+        ("I", 76, Tracking.OUT_FOR_DELIVERY),
         ("RS", "OF", Tracking.RETURNED),
         ("", "OF", Tracking.OUT_FOR_DELIVERY),
         (" d ", " fs ", Tracking.DELIVERED),
@@ -175,7 +179,7 @@ def test_a_day_is_expected_whole_and_rescheduled_before_scheduled() -> None:
         ("string", "string", Tracking.UNKNOWN),
     ],
 )
-def test_a_status_means(kind: str | None, code: str | None, tag: Tracking) -> None:
+def test_a_status_means(kind: str | None, code: str | int | None, tag: Tracking) -> None:
     assert meaning(Status(type=kind, code=code)) is tag
 
 
@@ -201,10 +205,82 @@ def test_a_nameless_package_among_several_is_nobodys() -> None:
     assert {fact.tracking for fact in scans(read(sample("answer.tracking.several_packages")))} == {PARCEL, "1Z999AA10123456793"}
 
 
+def test_a_number_may_be_a_number() -> None:
+    whole = sample("answer.tracking.moving")
+    (shipment,) = whole["body"]["trackResponse"]["shipment"]
+    shipment["package"][0]["trackingNumber"] = shipment["inquiryNumber"] = 92612999897543581074711582  # handed on by UPS to the post
+    assert {fact.tracking for fact in scans(read(whole))} == {"92612999897543581074711582"}
+
+
 def test_no_tracking_information_is_no_error_of_the_operators() -> None:
     with pytest.raises(Ignored, match="no tracking information of it yet"):
         read(sample("answer.tracking.none_yet"))
     assert "nothing is wrong" in str(read(sample("answer.error.not_found")))
+
+
+# --- one of each, or several
+def test_what_is_told_as_one_is_read_as_a_list_of_it() -> None:
+    whole = sample("answer.tracking.moving")
+    before = read(whole)
+    (shipment,) = whole["body"]["trackResponse"]["shipment"]
+    (shipment["package"],) = shipment["package"]
+    (shipment["package"]["deliveryDate"],) = shipment["package"]["deliveryDate"]
+    whole["body"]["trackResponse"]["shipment"] = shipment
+    assert read(whole) == before
+    shipment["package"]["activity"] = shipment["package"]["activity"][0]
+    assert len(scans(read(whole))) == 2  # it, and the day
+
+
+def test_several_events_pushed_at_once_are_those_events() -> None:
+    one, other = sample("push.out_for_delivery"), sample("push.delivered")
+    assert scans(read(sample("push.several"))) == scans(read(one)) + scans(read(other))
+    assert read({**one, "body": [one["body"]]}) == read(one)
+    alone, again, both = (
+        VENDOR.envelope({}, json.dumps(body).encode()) for body in ([one["body"]], one["body"], sample("push.several")["body"])
+    )
+    assert alone == again != both
+    assert both == VENDOR.envelope({}, json.dumps([one["body"], other["body"]]).encode())
+    for body, field in (([], "$[0]"), ([one["body"], {**other["body"], "trackingNumber": "string"}], "$[1].trackingNumber")):
+        with pytest.raises(Unreadable) as met:
+            read({**one, "body": body})
+        assert met.value.detail == field
+
+
+def test_a_rescheduled_day_that_is_none_leaves_the_scheduled_one() -> None:
+    whole = sample("answer.tracking.moving")
+    days = whole["body"]["trackResponse"]["shipment"][0]["package"][0]["deliveryDate"]
+    days.append({"type": "RDD", "date": "string"})
+    assert expected(read(whole)) == [(1_778_544_000_000, 1_778_630_399_999)]
+
+
+def test_warnings_are_no_complaints() -> None:
+    for body in (
+        {"trackResponse": {"shipment": [{"inquiryNumber": PARCEL, "warnings": [{"code": "TW0001", "message": "not found"}]}]}},
+        {"ShipmentResponse": {"Response": {"Alert": [{"Code": "120900", "Description": "no negotiated rates"}]}}},
+    ):
+        assert complaint(json.dumps(body).encode()) == ""
+
+
+# --- what else is answered
+@pytest.mark.parametrize(
+    ("answer", "body", "field"),
+    [
+        ("shipment", {"a": 1}, "$.ShipmentResponse"),
+        ("label", {"VoidShipmentResponse": {}}, "$.ShipmentResponse"),
+        ("label", {"ShipmentResponse": {"ShipmentResults": {}}}, "$.ShipmentResponse.ShipmentResults.PackageResults"),
+        ("void", {"ShipmentResponse": {}}, "$.VoidShipmentResponse"),
+        ("void", {"VoidShipmentResponse": {"SummaryResult": {"Status": {}}}}, "$.VoidShipmentResponse.SummaryResult.Status.Code"),
+        ("cancel", {"a": 1}, "$.VoidShipmentResponse"),
+        ("rate", {"RateResponse": {}}, "$.RateResponse.RatedShipment"),
+        ("rates", {"RateResponse": {"RatedShipment": []}}, "$.RateResponse.RatedShipment"),
+        ("address", {"a": 1}, "$.XAVResponse"),
+        ("subscription", {"a": 1}, "$.validTrackingNumbers"),
+    ],
+)
+def test_a_body_that_is_no_such_answer_is_unreadable_and_says_where(answer: str, body: Any, field: str) -> None:
+    with pytest.raises(Unreadable) as met:
+        read({"answer": answer, "body": body})
+    assert (met.value.reason, met.value.detail) == ("schema", field)
 
 
 # --- deliveries
@@ -238,6 +314,17 @@ def test_a_push_is_believed_by_the_word_that_we_gave() -> None:
         (b'{"error":"invalid_client","error_description":"Client authentication failed"}', "(code invalid_client)"),
         (b'{"response":{"errors":[{"code":"A B","message":"of Ann Example"}]}}', "UPS refuses the request"),
         (b'{"response":{"errors":[{}]}}', "UPS refuses the request"),
+        (b'{"response":{"errors":{"code":"TV1002"}}}', "no tracking number"),
+        (b'{"response":{"errors":[{"code":"151044"}]}}', "asked again later"),
+        (b'{"response":{"errors":[{"code":"111210"}]}}', "does not offer this service"),
+        (b'{"response":{"errors":[{"code":"120802"}]}}', "correct the address"),
+        (b'{"response":{"errors":[{"code":"120213"}]}}', "correct the address"),
+        (b'{"response":{"errors":[{"code":"120120"}]}}', "account's origin"),
+        (b'{"response":{"errors":[{"code":"VSS310"}]}}', "report it to the developers"),
+        (b'{"error":{"code":"10401","message":"of Ann"}}', "check client ID and secret"),
+        (b'{"Fault":{"detail":{"Errors":{"ErrorDetail":{"PrimaryErrorCode":{"Code":"250003","Description":"Ann"}}}}}}', "(code 250003)"),
+        (b'{"Fault":{"detail":{"Errors":{"ErrorDetail":[{"PrimaryErrorCode":{"Code":151018}}]}}}}', "no tracking number"),
+        (b'{"Fault":{"faultstring":"of Ann"}}', "UPS refuses the request"),
     ],
 )
 def test_a_refusal_is_said_in_our_words_and_quotes_nothing(body: bytes, words: str) -> None:
@@ -318,11 +405,12 @@ def test_published_labels_hold_nothing_for_an_order() -> None:
         "ups-ShipmentResponseJSON.json": ("shipment", bought),
         "ups-ShipmentResponseWithInvoice.json": ("shipment", bought),
         "ups-ShipmentCancelResponseJSON.json": ("void", voided),
-        "ups-ShipmentCancelRequestData.json": ("void", voided),  # what is asked of UPS, not what it says
     }
     for name, (answer, why) in expected_of.items():
         with pytest.raises(Ignored, match=why):
             understood(VENDOR, ACCOUNT, published("ups", "samples", "shipment", name), AT, answer=answer)
+    with pytest.raises(Unreadable, match=r"\$\.VoidShipmentResponse"):  # what is asked of UPS, not what it says
+        understood(VENDOR, ACCOUNT, published("ups", "samples", "shipment", "ups-ShipmentCancelRequestData.json"), AT, answer="void")
 
 
 @pytest.mark.skipif(not CONTRACTS.exists(), reason="../shared/contracts is not here")

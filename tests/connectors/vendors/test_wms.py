@@ -62,7 +62,7 @@ def push(topic: str, **fields: Any) -> dict[str, Any]:
     return found
 
 
-def listed(status: str | None, number: str | None = "5001", **fields: Any) -> dict[str, Any]:
+def listed(status: str | None, number: str | int | None = "5001", **fields: Any) -> dict[str, Any]:
     return {"answer": "orders", "body": {"orderNumberList": [{"orderNumber": number, "orderStatus": status, **fields}]}}
 
 
@@ -86,7 +86,13 @@ def specification() -> dict[str, Any]:
     return found
 
 
-SCHEMAS = {"orders": "order_list", "order": "order", "inventory.summary": "inventory_summary", "inventory.detail": "inventory_detail"}
+SCHEMAS = {
+    "orders": "order_list",
+    "order": "order",
+    "inventory.summary": "inventory_summary",
+    "inventory.detail": "inventory_detail",
+    "cancel": "order_delete_response",
+}
 ANSWERS = [name for name in NAMES if "answer" in sample(name)]
 
 
@@ -122,6 +128,14 @@ def test_the_specification_s_examples_are_read(schema: str, answer: str, gives: 
     if isinstance(found, list):
         found = [(record["sku"], record["on_hand"]) for record in found]
     assert found == gives
+
+
+def test_the_specification_s_other_answers_are_no_orders() -> None:
+    for schema in ("order_list", "asn_receipt", "item_response", "order_delete_response", "inventory_summary_response"):
+        found = told({"answer": "order", "body": specification()["components"]["schemas"][schema]["example"]})
+        assert found == {"unreadable": ["schema", "$.orderNumber"]}, schema
+    deleted = specification()["components"]["schemas"]["order_delete_response"]["example"]
+    assert "is not cancelled by that" in told({"answer": "cancel", "body": deleted})["ignored"]
 
 
 PROBLEMS = {
@@ -197,6 +211,50 @@ def test_tracking_numbers_are_as_carriers_write_them(text: str | None, is_: str)
 def test_an_order_may_be_named_by_a_number_of_any_size() -> None:
     assert told(push("order.picked", order=9007199254740993))[0]["order"] == "lumi:9007199254740993"
     assert facts(push("order.picked", order="5001")) == facts(push("order.picked", order=5001))
+    assert facts(listed("Shipped", 5001)) == facts(listed("Shipped", "5001"))
+
+
+def test_a_warehouse_s_own_ids_may_be_numbers_too() -> None:
+    for topic, name in (("order.picked", "pick"), ("order.packed", "parcel"), ("order.shipped", "tracking")):
+        assert told(push(topic, **{name: 1234567890})) == told(push(topic, **{name: "1234567890"})), name
+
+
+@pytest.mark.parametrize("order", ["", "  ", None])
+def test_what_names_no_order_is_nobody_s(order: str | None) -> None:
+    assert told(push("order.picked", order=order)) == {"unreadable": ["schema", "$.data.order"]}
+
+
+def test_one_line_told_twice_is_added_up() -> None:
+    """Else who counts what a parcel holds by its lines loses one of them."""
+    twice = [{"line": 1, "quantity": 1}, {"line": "2", "quantity": 5}, {"line": "1", "quantity": "2"}]
+    for topic, name in (("order.picked", "short"), ("order.packed", "lines"), ("order.shipped", "lines")):
+        found = told(push(topic, **{name: twice}))
+        assert {"line": "1", "quantity": 3} in found[-1].get(name, found[0].get(name)), topic
+    assert "short" not in told(push("order.picked", short=[{"line": "1", "quantity": 0}]))[0]
+
+
+# --- quantities
+@pytest.mark.parametrize("on_hand", [5, 5.0, "5", "5.0", "5.000"])
+def test_a_quantity_is_whole_however_it_is_told(on_hand: Any) -> None:
+    assert [level["on_hand"] for level in told(push("stock.level", levels=[{"sku": "A", "on_hand": on_hand}]))] == [5]
+    assert [level["on_hand"] for level in told(stock({"totalStockOnHandQuantity": on_hand, "blockedQuantity": "0"}))] == [5]
+    assert told(push("order.packed", lines=[{"line": "1", "quantity": on_hand}]))[0]["lines"] == [{"line": "1", "quantity": 5}]
+
+
+@pytest.mark.parametrize("on_hand", [5.5, "5.5", "many", "", True, None, "9" * 30])
+def test_half_of_one_is_refused(on_hand: Any) -> None:
+    assert told(push("stock.level", levels=[{"sku": "A", "on_hand": on_hand}])) == {"unreadable": ["schema", "$.data.levels[0].on_hand"]}
+
+
+def test_lots_of_one_item_in_one_place_are_added_up_and_the_later_word_on_one_counts() -> None:
+    def levels(*told_of: dict[str, Any]) -> list[tuple[str, int, int]]:
+        found = told(push("stock.level", levels=[{"sku": "A", **level} for level in told_of]))
+        return [(level["location"], level["on_hand"], level.get("version", 0)) for level in found]
+
+    assert levels({"on_hand": 5, "lot": "L1"}, {"on_hand": 2, "lot": 7}, {"on_hand": 1, "lot": None}) == [("main", 8, 0)]
+    assert levels({"on_hand": 5, "version": 3}, {"on_hand": 2, "version": 2}) == [("main", 5, 3)]
+    assert levels({"on_hand": 5}, {"on_hand": 2}) == [("main", 2, 0)]
+    assert levels({"on_hand": 5, "location": "a"}, {"on_hand": -2, "location": "b"}) == [("a", 5, 0), ("b", -2, 0)]
 
 
 def test_what_names_no_place_is_at_the_account_s() -> None:
@@ -320,6 +378,7 @@ def test_dates_may_be_numbers() -> None:
         ({"totalStockOnHandQuantity": 9, "blockedQuantity": 2, "quarantineQuantity": 1}, 6),
         ({"inventoryStatus": "Available", "availableQuantity": 5, "availableQuantityToPromise": 1}, 5),
         ({"inventoryStatus": "Release", "totalStockOnHandQuantity": 9}, 9),
+        ({"inventoryStatus": "AVAILABLE ", "totalStockOnHandQuantity": 9, "lotNumber": None}, 9),
         ({"inventoryStatus": "Damaged", "totalStockOnHandQuantity": 9}, 0),
         ({"inventoryStatus": "PutAside", "totalStockOnHandQuantity": 9}, 0),
         ({}, 0),
