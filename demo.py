@@ -50,6 +50,7 @@ STATUS_ORDER = (
     *("order_placed", "on_hold", "payment_failed", "payment_confirmed", "in_progress", "backordered", "partially_shipped", "shipped"),
     *("out_for_delivery", "exception", "partially_delivered", "delivered", "returned", "refunded", "cancelled"),
 )
+MESSAGES = frozenset({"email", "sms", "push"})  # of the channels; by the others leaves what is said to systems
 FEED_CONNECTIONS = 32
 TWICE_EVERY, FORGED_EVERY = 40, 97  # of the webhooks, with faults
 SIGNED_IN = frozenset({"x-shopify-hmac-sha256", "stripe-signature", "webhook-signature", "credential"})
@@ -303,6 +304,7 @@ class Picture(msgspec.Struct):
     scores: int = 0
     fallback_scores: int = 0
     messages: dict[str, int] = {}
+    effects: dict[str, int] = {}
     duplicates: int = 0
 
     def result(self, statuses: Mapping[str, int]) -> dict[str, Any]:
@@ -314,6 +316,7 @@ class Picture(msgspec.Struct):
             "parked": self.parked,
             "waiting": self.waiting,
             "messages": self.messages,
+            "effects": self.effects,
             "duplicate_messages": self.duplicates,
             "unknown": self.tags.get("unknown", 0),
             "scores": self.scores,
@@ -324,8 +327,8 @@ class Picture(msgspec.Struct):
 async def look(settings: Settings, store: Store, log: Log) -> Picture:
     orders = wire.lanes(settings, ["orders"])
     tags = await store.tag_counts(orders)
-    counters = await store.counters(orders)
-    behind = waiting = facts_in = parked = 0
+    behind = waiting = facts_in = 0
+    counters = Counter[str]()
     for topic, processor in wire.PROCESSOR_OF.items():
         bounds = await log.bounds(topic)
         for standing in await store.standing(wire.lanes(settings, [processor])):
@@ -334,28 +337,29 @@ async def look(settings: Settings, store: Store, log: Log) -> Picture:
             if processor == "orders":
                 facts_in += end
                 waiting += end - (standing.offset or 0)
-                parked += standing.parked
-    messages, duplicates = await asyncio.to_thread(_received, settings.folder / "received.jsonl")
+                counters.update(standing.counts)  # of the same moment as its offset
+    left, duplicates = await asyncio.to_thread(_received, settings.folder / "received.jsonl")
     statuses = {name: tags[name] for name in STATUS_ORDER if name in tags}
-    model, fallback = counters.get("model_scores", 0), counters.get("fallback_scores", 0)
+    model, fallback = counters["model_scores"], counters["fallback_scores"]
     return Picture(
         orders=sum(statuses.values()),
         statuses=statuses,
         tags=tags,
         facts_in=facts_in,
-        done=counters.get("done", 0),
-        parked=parked,
+        done=counters["done"],
+        parked=counters["parked"],
         waiting=waiting,
         behind=behind,
         scores=model + fallback,
         fallback_scores=fallback,
-        messages=dict(messages),
+        messages={channel: count for channel, count in left.items() if channel in MESSAGES},
+        effects={channel: count for channel, count in left.items() if channel not in MESSAGES},
         duplicates=duplicates,
     )
 
 
 def _received(ledger: Path) -> tuple[Counter[str], int]:
-    """Messages by channel, and how many came a second time, as the stand-ins counted them."""
+    """What left, by channel, and how much of it came a second time, as the stand-ins counted it."""
     by_channel: Counter[str] = Counter()
     seen: Counter[tuple[str, str]] = Counter()
     with contextlib.suppress(FileNotFoundError):
@@ -375,8 +379,8 @@ def picture_rows(picture: Picture, rate: float, url: str) -> Group:
     widest = max(picture.statuses.values(), default=1)
     for name, count in picture.statuses.items():
         statuses.add_row(name.replace("_", " "), f"{count:>6}", "[cyan]" + "▇" * max(1, round(40 * count / widest)) + "[/]")
-    sent = Table(title="messages that left", title_justify="left", box=None, show_header=False)
-    for channel, count in sorted(picture.messages.items()):
+    sent = Table(title="messages and effects that left", title_justify="left", box=None, show_header=False)
+    for channel, count in (*sorted(picture.messages.items()), *sorted(picture.effects.items())):
         sent.add_row(channel, f"{count:>6}")
     return Group(flow, "", statuses, "", sent)
 
@@ -436,7 +440,8 @@ async def _watch(
                 fed_at = fed_at or loop.time()
             now = await look(settings, store, log)
             rate = (now.done - picture.done) / max(loop.time() - since, 1e-6)
-            quiet = quiet + 1 if now.behind == 0 and now.messages == picture.messages else 0
+            still = now.behind == 0 and (now.messages, now.effects) == (picture.messages, picture.effects)
+            quiet = quiet + 1 if still else 0
             picture, since = now, loop.time()
             peak = max(peak, await asyncio.to_thread(memory_pss))
             if live is not None:

@@ -76,8 +76,9 @@ def _secrets(settings: Settings, environment: Mapping[str, str]) -> Finding:
     try:
         channels = wire.sender_settings(settings, environment)
         guarded = wire.people(settings, environment).guarded
-        wire.signing_key(settings, environment)
+        wire.order_policy(settings, environment)
         wire.inlets(settings, environment)
+        wire.clients(settings, environment)
     except SettingsError as error:
         return Finding("secrets", False, str(error), "set it, or correct the reference")
     except OSError as error:

@@ -10,24 +10,26 @@ import json
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from connectors.store import Store
 from metrics import Metrics
 from orders.effect import Claim, Outcome
+from orders.state import Order
 from orders.status import Status
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
 from streams.lane import Lane
-from streams.processor import Inputs, Processor, Result, Scores
+from streams.processor import Inputs, Processor, Record, Result, Scores
 from streams.reconcile import REPAIRS
 from streams.worker import Worker
 
 MODES = ("observe", "sandbox", "live", "stopped")
+CIRCUIT = ("closed", "half_open", "open")
 READ_TRIES, READ_PAUSE_S = 50, 0.002
 STOPPED = {"rebuilding": "recovering"}  # every other reason for which a partition stops is a mismatch of what it needs to go on
 
@@ -81,6 +83,22 @@ class Latencies:
         return 0.0
 
 
+class Circuit(Protocol):
+    """What of a sender is needed here."""
+
+    async def circuit(self) -> str: ...
+
+
+def service(record: Record, states: Mapping[str, Any]) -> str:
+    """How the order was placed that this record changed; "standard" too where it changed none, or nobody has placed it yet."""
+    order: Order | None = states.get((record.key or b"").decode(errors="replace"))
+    if order is not None:
+        for (kind, _, _), variants in order.facts.items():
+            if kind == "OrderPlaced":
+                return str(getattr(variants[0], "service", "standard"))
+    return "standard"
+
+
 class Meter:
     """Implements `streams.lane.Meters` and `streams.dispatch.SendMeters`. One per worker, used on its loop only."""
 
@@ -109,20 +127,21 @@ class Meter:
             m.model_score_duration(role).observe(lane.score_s)
             m.model_info(scores.version, role).set(1)
         if name == "orders" and inputs.records:
-            self._arrived(inputs)
+            self._arrived(inputs, result.states)
 
-    def _arrived(self, inputs: Inputs) -> None:
+    def _arrived(self, inputs: Inputs, states: Mapping[str, Any]) -> None:
         """From append to committed status. Records of one millisecond are counted together; a backlog's by its two ends."""
         now, records = self.clock.now(), inputs.records
         if len(records) <= 256:
-            times = Counter([record.timestamp for record in records])
+            times = Counter([(record.timestamp, service(record, states)) for record in records])
         else:  # appended one after another: the ends stand for what lies between
-            times = Counter({records[0].timestamp: len(records) // 2, records[-1].timestamp: len(records) - len(records) // 2})
-        observe = self.metrics.event_to_status("standard").observe
-        for at, count in times.items():
+            times = Counter[tuple[int, str]]()
+            for end, count in ((records[0], len(records) // 2), (records[-1], len(records) - len(records) // 2)):
+                times[end.timestamp, service(end, states)] += count
+        for (at, placed), count in times.items():
             seconds = max(0.0, (now - at) / 1000)
             self.latencies.add(seconds, count)
-            observe(seconds)
+            self.metrics.event_to_status(placed).observe(seconds)
 
     def lost(self, lane: Lane, why: str) -> None:
         self.metrics.lane_losses(lane.id.processor, why).inc()
@@ -153,6 +172,8 @@ class Meter:
             m.consumer_lag(tp.topic, str(tp.partition)).set(max(0.0, (now - oldest) / 1000) if oldest else 0.0)
             if not lane.room:
                 m.backpressure("inbox").inc()  # a second, as this look comes once in one
+            if lane.outbox_full:
+                m.backpressure("outbox").inc()
             self._count(lane.processor)
         for gone in self._lagging - lagging:  # another worker's now: our series must not stand still beside its
             m.consumer_lag.remove(*gone)
@@ -166,6 +187,8 @@ class Meter:
             for each in MODES:
                 m.channel_mode(channel, each).set(mode == each)
             m.sends_stopped(channel).set(mode == "stopped")
+            if dispatcher.full(channel):
+                m.backpressure("claims").inc()
 
     def _count(self, processor: Processor) -> None:
         """Processors count what they decide; what came since the last look goes to the metrics."""
@@ -174,10 +197,14 @@ class Meter:
             return
         if isinstance(counts, Counter):  # the customers lane: (channel, template, outcome)
             self._add(processor, "notifications", counts, lambda key, n: self.metrics.notifications(*key).inc(n))
+            accepted: deque[tuple[str, str, float]] = getattr(processor, "accepted", deque())
+            while accepted:
+                channel, kind, seconds = accepted.popleft()
+                self.metrics.notification_latency(channel, kind).observe(seconds)
             return
         m = self.metrics
         self._add(processor, "facts", counts.facts, lambda key, n: m.facts(key).inc(n))
-        self._add(processor, "transitions", counts.transitions, lambda key, n: m.transitions(key[0], key[1], "applied").inc(n))
+        self._add(processor, "transitions", counts.transitions, lambda key, n: m.transitions(*key).inc(n))
         self._add(processor, "decisions", counts.decisions, lambda key, n: m.decisions(*key).inc(n))
         refolded = {"checks": m.convergence_checks, "violations": m.convergence_violations}
         self._add(processor, "convergence", counts.convergence, lambda key, n: refolded[key].inc(n))
@@ -188,6 +215,12 @@ class Meter:
             if count != seen[key]:
                 add(key, count - seen[key])
                 seen[key] = count
+
+    async def circuits(self, senders: Mapping[str, Circuit]) -> None:
+        """Whether calls pass, as each channel's sender says; one that does not answer keeps what it said last. Every few seconds."""
+        for channel, sender in senders.items():
+            if (state := await sender.circuit()) in CIRCUIT:
+                self.metrics.circuit_state(channel).set(CIRCUIT.index(state))
 
     async def ask(self, store: Store, worker: Worker) -> None:
         """What only the store knows of our lanes: parked rows, unknown effects, incomplete orders, its memory. Every few seconds."""

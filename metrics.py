@@ -128,7 +128,8 @@ PARKED = one_of(
 )
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+WAITS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0)  # quiet hours are in it
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # a lane's turn takes 8,192
 
 
 class Metrics:
@@ -158,7 +159,7 @@ class Metrics:
         )
         self.event_to_status = histogram(
             "event_to_status_seconds",
-            "From a fact's append to the log to its committed status.",
+            "From a fact's append to the log to its committed status; express where the order it changed was placed so.",
             FAST,
             **{"class": one_of("standard", "express")},
         )
@@ -210,14 +211,16 @@ class Metrics:
         )
         self.backpressure = counter(
             "backpressure_seconds_total",
-            "Time a stage was held back because the next was full.",
-            stage=one_of("inbox", "outbox", "claims", "intake", "archive"),
+            # inbox: a partition is not read, its lane is full; outbox: a lane waits for the log to take its records; claims: a channel
+            # has no slot for what wants to leave; archive: a partition is not read, its records are not in files yet
+            "Time a stage was held back because the next was full, as seen once a second; each partition or channel by itself.",
+            stage=one_of("inbox", "outbox", "claims", "archive"),
         )
 
         # --- what was decided
         self.transitions = counter(
             "transitions_total",
-            "Changes of an order's status; late and contradictory reports change none.",
+            "Changes of an order's status; a late or contradictory report counts from the status to itself.",
             **{"from": STATUS, "to": STATUS, "outcome": one_of("applied", "late", "contradiction")},
         )
         self.decisions = counter(
@@ -245,6 +248,13 @@ class Metrics:
             template=TEMPLATE,
             outcome=one_of("sent", "rejected", "retryable", "unknown", "render_error", "suppressed", "expired", "observed", "withdrawn"),
         )
+        self.notification_latency = histogram(
+            "notification_latency_seconds",
+            "From when a message was asked for, or might leave, to its acceptance by the provider.",
+            WAITS,
+            channel=CHANNEL,
+            **{"class": one_of("transactional", "alert", "feedback")},
+        )
         self.sender_queue = gauge("sender_queue_depth", "Claims handed to the sender and not yet answered.", channel=CHANNEL)
         self.sends_stopped = gauge(
             "sends_stopped", "1 while sending on this channel is stopped, by itself or by the global stop.", channel=CHANNEL
@@ -261,6 +271,12 @@ class Metrics:
         )
         self.connector_request_duration = histogram(
             "connector_request_duration_seconds", "One call to an outside system.", FAST, vendor=few(32)
+        )
+
+        self.circuit_state = gauge(
+            "connector_circuit_state",
+            "Whether calls pass: 0 closed, all do; 1 half open, one does; 2 open, none. The worst of a channel's providers.",
+            vendor=few(32),
         )
 
         # --- what waits for a person

@@ -361,7 +361,8 @@ def parked_show(context: click.Context, record: str) -> None:
     import wire
 
     row, content = _run(wire.parked_show(_settings(context), record))
-    click.echo(f"{row.reason}: {row.detail} ({row.topic} {row.partition} offset {row.offset})", err=True)
+    by = f", parked by version {row.version}" if row.version else ""
+    click.echo(f"{row.reason}: {row.detail} ({row.topic} {row.partition} offset {row.offset}{by})", err=True)
     sys.stdout.buffer.write(content)
 
 
@@ -462,16 +463,13 @@ def go_live(context: click.Context, channel: str | None, mode: str, stop: str, s
 @json_option
 @click.pass_context
 def lag(context: click.Context, as_json: bool) -> None:
-    """How far each lane is behind its topic, asked from outside: works with every worker dead."""
+    """How far each lane is behind its topic, in records and seconds, asked from outside: works with every worker dead."""
     import wire
 
     rows = _run(wire.lag(_settings(context)))
-    result = {"records": sum(r["behind"] for r in rows), "lanes": rows}
-    _say(
-        result,
-        as_json,
-        lambda: click.echo("\n".join(f"{r['lane']:24} at {r['position']:>10} of {r['end']:>10}, {r['behind']} behind" for r in rows)),
-    )
+    seconds = max((r["seconds"] or 0.0 for r in rows), default=0.0)
+    result = {"records": sum(r["behind"] for r in rows), "seconds": seconds, "lanes": rows}
+    _say(result, as_json, lambda: click.echo("\n".join(map(wire.behind, rows))))
 
 
 @main.command(epilog="Example: run.py schema > facts.schema.json    run.py schema --config > docs/configuration.md")

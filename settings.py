@@ -6,15 +6,23 @@ Secrets are never written in the file: a field of type `Ref` names an environmen
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import msgspec
 import yaml
+from babel import Locale, UnknownLocaleError
 from msgspec import Meta
+
+GREATEST = 1e12  # of any number: times in milliseconds must fit into 64 bits
+TOPICS = ("deliveries", "facts", "references", "stock", "customers", "journal", "audit")  # ours
+_ONE_LINE = r"[^\x00-\x1f\x7f\u2028\u2029]"
+_ADDRESS = rf"^{_ONE_LINE}+@{_ONE_LINE}+\Z"
 
 
 class SettingsError(Exception):
@@ -37,15 +45,27 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Brand(Section, frozen=True):
-    name: Annotated[str, Meta(description="what customers know the shop as; used in messages")] = "Lumi Zone"
+    name: Annotated[str, Meta(description="what customers know the shop as; used in messages", pattern=rf"^{_ONE_LINE}+\Z")] = "Lumi Zone"
     colour: Annotated[str, Meta(description="of the tracking page", pattern="^#[0-9a-fA-F]{6}$")] = "#4f46e5"
     hashtag: Annotated[str, Meta(description="in the delivery confirmation")] = "#YourBrand"
-    sender: Annotated[str, Meta(description="From address of e-mails")] = "orders@shop.invalid"
-    reply_to: Annotated[str, Meta(description="where customers' replies go")] = "service@shop.invalid"
-    domain: Annotated[str, Meta(description="right half of Message-IDs")] = "shop.invalid"
+    sender: Annotated[str, Meta(description="From address of e-mails", pattern=_ADDRESS)] = "orders@shop.invalid"
+    reply_to: Annotated[str, Meta(description="where customers' replies go", pattern=_ADDRESS)] = "service@shop.invalid"
+    domain: Annotated[str, Meta(description="right half of Message-IDs", pattern=r"^[A-Za-z0-9.-]+\Z")] = "shop.invalid"
     locale: Annotated[str, Meta(description="for customers of whom none is known")] = "en_GB"
     zone: Annotated[str, Meta(description="time zone for customers of whom none is known")] = "UTC"
-    tracking_base: Annotated[str, Meta(description="where the tracking pages are; no slash at the end")] = "https://shop.invalid"
+    tracking_base: Annotated[
+        str, Meta(description="where the tracking pages are; no slash at the end", pattern=r"^https?://[^\s<>\"'\\{}]*[^\s<>\"'\\{}/]\Z")
+    ] = "https://shop.invalid"
+
+    def __post_init__(self) -> None:
+        try:
+            Locale.parse(self.locale)
+        except (ValueError, UnknownLocaleError):
+            raise _misplaced("there is no such locale; write it as in en_GB", "brand.locale") from None
+        try:
+            ZoneInfo(self.zone)
+        except (KeyError, ValueError, OSError):
+            raise _misplaced("there is no such time zone; write it as in Europe/Berlin", "brand.zone") from None
 
 
 class EmailChannel(Section, frozen=True):
@@ -56,6 +76,10 @@ class EmailChannel(Section, frozen=True):
     username: Annotated[str, Meta(description="SMTP user; empty: no login")] = ""
     password: Annotated[Ref | None, Meta(description="SMTP password, by reference")] = None
     rate: Annotated[float, Meta(description="most messages per second", gt=0)] = 50.0
+
+    def __post_init__(self) -> None:
+        if bool(self.username) != (self.password is not None):
+            raise _misplaced("username and password belong together", "channels.email.username")
 
 
 class SmsChannel(Section, frozen=True):
@@ -125,7 +149,7 @@ class Source(Section, frozen=True):
     """A topic of the retailer's own that speaks canonical facts."""
 
     name: Annotated[str, Meta(description="names the source in records and metrics", pattern="^[a-z0-9-]+$")]
-    topic: Annotated[str, Meta(description="Kafka topic to read")]
+    topic: Annotated[str, Meta(description="Kafka topic to read", pattern=r"^[A-Za-z0-9._-]{1,249}\Z")]
 
 
 class Account(Section, frozen=True):
@@ -158,6 +182,9 @@ class Account(Section, frozen=True):
     )
 
 
+Millimetres = Annotated[int, Meta(ge=1, le=10_000)]
+
+
 class Origin(Section, frozen=True):
     """Where parcels come from, for labels; and what one weighs and measures where nobody says."""
 
@@ -169,7 +196,11 @@ class Origin(Section, frozen=True):
     postcode: Annotated[str, Meta(description="postcode")] = ""
     country: Annotated[str, Meta(description="ISO 3166-1, two letters", pattern="^([A-Z]{2})?$")] = ""
     weight_g: Annotated[int, Meta(description="weight of a parcel in grams", ge=1, le=100_000)] = 500
-    size_mm: Annotated[tuple[int, int, int], Meta(description="its length, width and height in millimetres")] = (300, 200, 100)
+    size_mm: Annotated[tuple[Millimetres, Millimetres, Millimetres], Meta(description="its length, width and height in millimetres")] = (
+        300,
+        200,
+        100,
+    )
 
 
 Role = Annotated[str, Meta(pattern="^(viewer|reviewer|warehouse|operator|admin)$")]
@@ -207,6 +238,13 @@ class Http(Section, frozen=True):
     token: Annotated[Ref | None, Meta(description="a machine's bearer token that may do everything, by reference")] = None
     rate: Annotated[float, Meta(description="requests a second of one caller to `POST /v1/facts`, twice as many at once", gt=0)] = 500.0
 
+    def __post_init__(self) -> None:
+        taken: dict[int, str] = {0: ""}  # any free one
+        for name in ("port", "worker_port", "poller_port", "archive_port"):
+            other = taken.setdefault(getattr(self, name), name)
+            if other not in ("", name):
+                raise _misplaced(f"`http.{other}` is the same: give each role a port of its own", f"http.{name}")
+
 
 class Model(Section, frozen=True):
     scorers: Annotated[int, Meta(description="Ray actors that score", ge=0, le=64)] = 1
@@ -214,6 +252,10 @@ class Model(Section, frozen=True):
     weights: Annotated[str, Meta(description="folder of weights; empty: those that ship")] = ""
     approve_below: Annotated[float, Meta(description="fraud probability under which nobody is asked", ge=0, le=1)] = 0.3
     decline_above: Annotated[float, Meta(description="fraud probability above which an order is declined", ge=0, le=1)] = 0.9
+
+    def __post_init__(self) -> None:
+        if self.approve_below > self.decline_above:
+            raise _misplaced("must not be greater than `model.decline_above`", "model.approve_below")
 
 
 class Workflow(Section, frozen=True):
@@ -277,28 +319,28 @@ class Sourcing(Section, frozen=True):
         names = [location.name for location in self.locations]
         for n, name in enumerate(names):
             if name in names[:n]:
-                raise _misplaced(f"{name!r} stands here twice", f"locations[{n}].name")
+                raise _misplaced(f"{name!r} stands here twice", f"sourcing.locations[{n}].name")
         for sku, grams in self.weights_g.items():
             if not 0 <= grams <= 10_000_000:
-                raise _misplaced("grams of a unit lie between 0 and 10,000,000", f"weights_g.{sku}")
+                raise _misplaced("grams of a unit lie between 0 and 10,000,000", f"sourcing.weights_g.{sku}")
         seen: set[tuple[str, ...]] = set()
         for n, rate in enumerate(self.rates):
             if not names:
-                raise _misplaced("rates need `sourcing.locations`", f"rates[{n}]")
+                raise _misplaced("rates need `sourcing.locations`", f"sourcing.rates[{n}]")
             if rate.location and rate.location not in names:
-                raise _misplaced("there is no such location in `sourcing.locations`", f"rates[{n}].location")
+                raise _misplaced("there is no such location in `sourcing.locations`", f"sourcing.rates[{n}].location")
             for goal in rate.to or ("",):
                 key = (rate.location, rate.carrier, rate.service, goal)
                 if key in seen:
                     raise _misplaced(
-                        "another rate of this location, carrier and service goes there too", f"rates[{n}]{'.to' if goal else ''}"
+                        "another rate of this location, carrier and service goes there too", f"sourcing.rates[{n}]{'.to' if goal else ''}"
                     )
                 seen.add(key)
 
 
 def _misplaced(what: str, field: str) -> ValueError:
     """An error that names its own field."""
-    return ValueError(f"{what} - at `$.sourcing.{field}`")
+    return ValueError(f"{what} - at `$.{field}`")
 
 
 class Polling(Section, frozen=True):
@@ -325,7 +367,7 @@ class Settings(Section, frozen=True):
     ] = "embedded"
     store_password: Annotated[Ref | None, Meta(description="the store's password, by reference")] = None
     ray: Annotated[str, Meta(description="`local`, `off`, or the address of a cluster")] = "local"
-    group: Annotated[str, Meta(description="consumer group and Faust app")] = "orderflow"
+    group: Annotated[str, Meta(description="consumer group and Faust app", pattern=r"^[A-Za-z0-9._-]{1,200}\Z")] = "orderflow"
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
     insecure: Annotated[bool, Meta(description="accept Kafka or Redis elsewhere without TLS; shown by /readyz")] = False
     signing: Annotated[
@@ -352,6 +394,14 @@ class Settings(Section, frozen=True):
     sourcing: Sourcing = Sourcing()
     polling: Polling = Polling()
 
+    def __post_init__(self) -> None:
+        names, topics = [source.name for source in self.sources], [source.topic for source in self.sources]
+        for n, (name, topic) in enumerate(zip(names, topics, strict=True)):
+            if name in names[:n]:
+                raise _misplaced(f"{name!r} stands here twice", f"sources[{n}].name")
+            if topic in topics[:n] or topic in TOPICS:
+                raise _misplaced("this topic is read already: name one of your own, once", f"sources[{n}].topic")
+
     @property
     def folder(self) -> Path:
         return Path(self.data)
@@ -374,8 +424,11 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Setti
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(name, str(error), lines)) from None
-    for field in _passwords(tree, "$"):
-        raise SettingsError(_explain(name, f"a secret is never written in the file, nor in a URL - at `{field}`", lines))
+    for field, value in _values(tree, "$"):
+        if isinstance(value, str) and _PASSWORD.match(value):
+            raise SettingsError(_explain(name, f"a secret is never written in the file, nor in a URL - at `{field}`", lines))
+        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= GREATEST):
+            raise SettingsError(_explain(name, f"no number here is that great - at `{field}`", lines))
     return settings
 
 
@@ -421,16 +474,16 @@ def _tree(node: yaml.Node, path: str, lines: dict[str, int]) -> Any:
         raise yaml.MarkedYAMLError(problem="a value that is neither text nor a number", problem_mark=node.start_mark) from None
 
 
-def _passwords(value: Any, path: str) -> Iterator[str]:
-    """Paths of the URLs that have a password in them."""
+def _values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Path and value of every leaf."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _passwords(inner, f"{path}.{key}")
+            yield from _values(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _passwords(inner, f"{path}[{index}]")
-    elif isinstance(value, str) and _PASSWORD.match(value):
-        yield path
+            yield from _values(inner, f"{path}[{index}]")
+    else:
+        yield path, value
 
 
 _PASSWORD = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@")

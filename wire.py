@@ -50,7 +50,7 @@ from streams.dispatch import Dispatcher, Modes
 from streams.lane import decode_parked
 from streams.modes import MODED, ModesDocument, in_words, observed, with_mode
 from streams.parking import KEYED_TOPICS, NoSuchRecord, NotParked, Parking, StillUnreadable
-from streams.processor import Parked, Processor
+from streams.processor import VERSION, Parked, Processor
 from streams.sqlite_log import LogTaken
 from streams.transport import Log, LogDown, LogMismatch
 from streams.worker import Worker
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from connectors.archive import Archived
     from connectors.http import Http
     from connectors.systems import Connected
+    from streams.archiver import Archiver
     from streams.reconcile import Reconciler, Result
     from web.health import Health
     from web.heard import Watched
@@ -82,11 +83,11 @@ WEAKEST_FIRST = ("neither", "lookup", "keyed")  # what can be done about an unkn
 REPLICAS, IN_SYNC = 3, 2
 GATHER_S = {"orders": 0.06, "references": 0.3, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
-VERSION = "0.1.0"
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 LABELS = "labels"  # in the data folder: what carriers gave us and we must keep
 STALLED_EVERY_S = 60.0
 REPAIRS_EVERY_S = 2.0
+CIRCUITS_EVERY_S = 2.0
 CALM_S, TAKEN_S = 15.0, 30.0  # how long `reconcile` waits for the lanes, before and after
 DRAIN_S = 25.0  # of the 30 s that a stop may take
 RESTARTS = 5  # of a role that fails in a row
@@ -381,7 +382,10 @@ def weights_folder(settings: Settings) -> Path:
 
 
 def sender_settings(settings: Settings, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Per channel what its connector takes, secrets resolved. Channels that nobody configured are left out."""
+    """Per channel what its connector takes, secrets resolved. Channels that nobody configured are left out. Raises SettingsError."""
+    from connectors.base import SettingsError as Unfit
+    from connectors.registry import connect
+
     c = settings.channels
     found: dict[str, dict[str, Any]] = {
         "email": {
@@ -416,6 +420,11 @@ def sender_settings(settings: Settings, environment: Mapping[str, str]) -> dict[
     if able := [one for one in connected(settings, environment) if one.does]:
         folder = str(settings.folder / LABELS)
         found["systems"] = {"accounts": able, "folder": folder, "private": c.systems.private, "rate": c.systems.rate}
+    for channel, its in found.items():
+        try:
+            connect(channel, its)
+        except Unfit as error:
+            raise SettingsError(f"channels.{error}") from None
     return found
 
 
@@ -854,11 +863,12 @@ async def worker(
         background = [
             watchdog.start(),
             asyncio.create_task(keep_modes(store, settings, dispatcher, w)),
-            asyncio.create_task(keep_stats(meter, w, dispatcher, store, folder)),
             asyncio.create_task(keep_stalled(meter, w, store, settings)),
             asyncio.create_task(keep_repairs(store, metrics)),
+            asyncio.create_task(keep_circuits(meter, senders)),
         ]
         await apps[0].start()
+        background.append(asyncio.create_task(keep_stats(meter, w, dispatcher, store, folder)))  # not before: another worker may run here
         calm_collector()
         log.info("worker runs", port=port)
         await asyncio.wait([stopping, asyncio.ensure_future(crash.happened.wait()), *background], return_when=asyncio.FIRST_COMPLETED)
@@ -931,6 +941,18 @@ async def keep_stalled(meter: Meter, w: Worker, store: Store, settings: Settings
         await asyncio.sleep(STALLED_EVERY_S if w.is_ready() else 1.0)
 
 
+async def keep_circuits(meter: Meter, senders: Mapping[str, Any]) -> None:
+    while True:
+        await meter.circuits(senders)
+        await asyncio.sleep(CIRCUITS_EVERY_S)
+
+
+async def keep_held(archiver: Archiver, metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        metrics.backpressure("archive").inc(archiver.held)
+
+
 async def keep_repairs(store: Store, metrics: Metrics) -> None:
     repairs = Repairs(metrics)
     while True:
@@ -973,6 +995,7 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
         watchdog = Watchdog(archiver, lambda: crash.of(app))
         stack.callback(watchdog.close)
         watching = watchdog.start()
+        counting = asyncio.create_task(keep_held(archiver, metrics))
         await app.start()
         calm_collector()
         log.info("archive runs", port=port)
@@ -980,6 +1003,7 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
         health.drain()
         watchdog.close()
         watching.cancel()
+        counting.cancel()
         try:
             async with asyncio.timeout(DRAIN_S):
                 await app.stop()
@@ -1195,15 +1219,35 @@ async def opened(log_: Log) -> AsyncIterator[Log]:
 
 
 async def lag(settings: Settings) -> list[dict[str, Any]]:
-    rows = []
+    """By lane how far it is behind: in records, and in seconds the age of the oldest that is not committed (None: it cannot be read)."""
+    rows, now = [], WallClock().now()
     async with store_of(settings, lock_wait_s=0.1) as store, opened(log_of(settings)) as log_:
         for topic, processor in names(settings).items():
             bounds = await log_.bounds(topic)
             for standing in await store.standing([LaneId(processor, settings.layout.id, partition) for partition in bounds]):
-                end = bounds[standing.lane.partition][1]
+                first, end = bounds[standing.lane.partition]
                 at = standing.offset or 0
-                rows.append({"lane": str(standing.lane), "topic": topic, "position": at, "end": end, "behind": max(0, end - at)})
+                seconds: float | None = 0.0
+                if at < end:
+                    seconds = await age_s(log_, topic, standing.lane.partition, max(first, at), now)
+                row = {"lane": str(standing.lane), "topic": topic, "position": at, "end": end, "behind": max(0, end - at)}
+                rows.append({**row, "seconds": seconds})
     return rows
+
+
+def behind(row: Mapping[str, Any]) -> str:
+    """A row of `lag` as a line."""
+    age = "" if not row["behind"] else ", nobody can read since when" if row["seconds"] is None else f" for {row['seconds']:.1f} s"
+    return f"{row['lane']:24} at {row['position']:>10} of {row['end']:>10}, {row['behind']} behind{age}"
+
+
+async def age_s(log_: Log, topic: str, partition: int, at: int, now: int) -> float | None:
+    """Of the record at this offset, by the log's time; None where the log cannot be read there."""
+    try:
+        head: Sequence[Any] = await log_.read(topic, partition, at, 1)
+    except LogMismatch:
+        return None
+    return max(0.0, round((now - head[0].timestamp) / 1000, 1)) if head else None
 
 
 async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[str, Any]]:
@@ -1211,7 +1255,7 @@ async def parked_list(settings: Settings, reason: str, limit: int) -> list[dict[
         found = await store.parked_list([*lanes(settings), *await source_lanes(settings)], reason, limit)
     rows = [(name, decode_parked(row)) for _, name, row in found]
     return [
-        {"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value)}
+        {"id": name, "reason": r.reason, "detail": r.detail, "at": r.at, "bytes": len(r.value), "version": r.version}
         for name, r in sorted(rows, key=lambda x: -x[1].at)
     ]
 

@@ -486,6 +486,9 @@ class SenderShell:
     async def send(self, claims: bytes, now_ms: int) -> bytes:
         return _encode(await self.sender.send(_decode_claims(claims), now_ms))
 
+    async def circuit(self) -> str:
+        return await self.sender.circuit()
+
 
 class SenderHandle:
     """A channel's one sender in the cluster, with the interface of `actors.sender.Sender`.
@@ -533,6 +536,15 @@ class SenderHandle:
             log.warning("sender lost", extra={"event": "sender_lost", "channel": self.channel, "why": str(error)})
             self._actor.doubt()
             return _all(claims, "unknown", "sender_lost", now())
+
+    async def circuit(self) -> str:
+        """As `Sender.circuit`; "" while its actor does not answer. Never raises."""
+        if not self._actor.usable:
+            return "" if self.ray.ready else await self._here.circuit()
+        try:
+            return str(await self._actor.ask("circuit", deadline_s=HELLO_S))
+        except (NotMade, Lost):
+            return ""
 
     async def close(self) -> None:
         """The actor belongs to the cluster: it goes on for other roles and ends with it."""

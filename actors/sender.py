@@ -94,6 +94,11 @@ class Sender:
             "breakers": {route: breaker.state for (_, route), breaker in self.breakers.items() if breaker.state != "closed"},
         }
 
+    async def circuit(self) -> str:
+        """Of its breakers the least closed: "open", "half_open" or "closed"."""
+        states = {breaker.state for breaker in self.breakers.values()}
+        return next((state for state in ("open", "half_open") if state in states), "closed")
+
     async def one(self, claim: Claim, now: Callable[[], int]) -> Outcome:
         self.waiting += 1
         try:

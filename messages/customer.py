@@ -25,7 +25,7 @@ from orders.request import (
 )
 from orders.state import NewerState
 
-STATE_VERSION = 1
+STATE_VERSION = 2  # 1: without what else a message was asked to say
 SPAN_MS = 24 * 3_600_000  # what was asked up to a day after a message ended is not kept: a repeat of what is over
 
 
@@ -74,6 +74,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
     blocks: tuple[Block, ...] = ()
     frees: tuple[Stamp, ...] = ()
     receipts: tuple[Stamp, ...] = ()
+    earlier: tuple[tuple[int, Content], ...] = ()  # what else it was asked to say, and when last: an attempt may have said it
 
     @property
     def blocked(self) -> str:
@@ -226,6 +227,7 @@ def join(a: Message, b: Message) -> Message:
         _union_blocks(a.blocks, b.blocks),
         _union_stamps(a.frees, b.frees),
         _union_stamps(a.receipts, b.receipts),
+        _join_earlier(a, b, newest, 0 if ended is None else ended.at + SPAN_MS),
     )
 
 
@@ -241,6 +243,22 @@ def _later_request(a: Message, b: Message) -> Message:
     if a.content is None or b.content is None:
         return b if a.content is None else a
     return max(a, b, key=lambda m: _pack((m.order, m.template, m.channel, m.content)))
+
+
+def _join_earlier(a: Message, b: Message, newest: Message, over: int) -> tuple[tuple[int, Content], ...]:
+    """Every content but the newest, each by its latest request; none of a request up to `over`, when it had ended."""
+    if not a.earlier and not b.earlier and (a.content is None or b.content is None or a.content == b.content):
+        return ()
+    latest: dict[bytes, tuple[int, Content]] = {}
+    for message in (a, b):
+        for asked, content in (*message.earlier, (message.asked, message.content)):
+            if content is not None and asked > over:
+                packed = _pack(content)
+                if packed not in latest or latest[packed][0] < asked:
+                    latest[packed] = asked, content
+    if newest.content is not None:
+        latest.pop(_pack(newest.content), None)
+    return tuple(latest[packed] for packed in sorted(latest, key=lambda packed: (latest[packed][0], packed)))
 
 
 def _join_attempts(a: tuple[Attempt, ...], b: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
@@ -295,6 +313,7 @@ def _since(message: Message, before: int) -> Message | None:
         tuple(block for block in message.blocks if block.at >= before),
         tuple(free for free in message.frees if free.at >= before),
         tuple(receipt for receipt in message.receipts if receipt.at >= before),
+        tuple(pair for pair in message.earlier if pair[0] >= before),
     )
     return None if part == _NOTHING else part
 
@@ -313,7 +332,7 @@ def _attempt_since(attempt: Attempt, before: int) -> Attempt | None:
 
 def _times(message: Message) -> tuple[int, int]:
     """From the first to the last date of a message's parts; one that has not ended reaches into the future."""
-    times = [message.asked] if message.asked else []
+    times = [at for at in (message.asked, *(asked for asked, _ in message.earlier)) if at]
     for attempt in message.attempts:  # more may have been told of it, within a day, than the join keeps
         times += [at for at in (attempt.claimed_at, attempt.deadline, attempt.outcome_at) if at]
         times.append(times[-1] + SPAN_MS)

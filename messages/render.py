@@ -25,7 +25,7 @@ from mjml import mjml2html
 
 from messages.layout import LAYOUT
 from messages.sms import Segments, segments
-from messages.template import EMAIL, LINKS, SMS, WORDING, Wording
+from messages.template import CARRIERS, EMAIL, LINKS, SMS, WORDING, Wording
 from messages.way_back import WayBack
 from orders import money
 from orders.fact import Person
@@ -128,19 +128,21 @@ class Renderer:
         if lacking:
             raise Unrenderable("template_missing_field", lacking[0])
         text = wording.variant if variant and missing(template, channel, fields) else wording.body
-        known = {name: value for name in wording.needs if (value := fields.get(name, "").strip())}
+        known = {name: value for name in (*wording.needs, *wording.knows) if (value := fields.get(name, "").strip())}
         for name, value in known.items():
             if len(value) > MAX_FIELD or (name in LINKS and not _LINK.match(value)):
                 raise Unrenderable("bad_field", name)
-        words = known | self._derived(wording, known, person, milestone_at, as_of)
+        if "carrier" in known:
+            known["carrier"] = CARRIERS.get(known["carrier"].casefold(), known["carrier"])
+        words = dict.fromkeys(wording.knows, "") | known | self._derived(wording, known, person, milestone_at, as_of)
         token = self._way_back.token(customer, effect)
         try:
             if channel == EMAIL:
                 return Rendered(self._email(wording, text, words, person, token, as_of))
             if channel == SMS:
-                said = self._plain[text].render(words)
+                said, size = self._brief(wording, text, words)
                 body = _canonical({"to": _address(person.phone, "phone"), "text": said, "way_back": token})
-                return Rendered(body, segments(said))
+                return Rendered(body, size)
             data = {"effect": effect, "order": order, "template": template, "way_back": token}
             push = {
                 "token": _address(person.push_token, "push_token"),
@@ -151,6 +153,16 @@ class Renderer:
             return Rendered(_canonical(push))
         except UndefinedError:
             raise Unrenderable("template_missing_field") from None
+
+    def _brief(self, wording: Wording, text: str, words: dict[str, str]) -> tuple[str, Segments]:
+        """The first of an SMS's bodies that needs no more segments than the briefest."""
+        said = self._plain[text].render(words)
+        size = segments(said)
+        if size.parts == 1 or not wording.briefer:
+            return said, size
+        bodies = [said, *(self._plain[briefer].render(words) for briefer in wording.briefer)]
+        sizes = [segments(body) for body in bodies]
+        return next((body, size) for body, size in zip(bodies, sizes, strict=True) if size.parts <= sizes[-1].parts)
 
     def _email(self, wording: Wording, text: str, words: dict[str, str], person: Person, token: str, as_of: int) -> bytes:
         subject = _one_line(self._plain[wording.subject].render(words), "subject")
@@ -218,7 +230,7 @@ def _wording(template: str, channel: str) -> Wording:
 
 
 def _texts() -> set[str]:
-    return {text for w in WORDING.values() for text in (w.body, w.variant, w.subject, w.heading) if text}
+    return {text for w in WORDING.values() for text in (w.body, w.variant, w.subject, w.heading, *w.briefer) if text}
 
 
 def _brace_free(text: str) -> Markup:

@@ -6,6 +6,10 @@ absent or blank never sends. Times are milliseconds as decimal strings, `amount`
 Wording is Jinja, one sentence source for text and HTML. What a wording may use beside its fields: `brand`, `hashtag`,
 `today` (the milestone is of the recipient's today) and `date` (the milestone's local date), `expected_today` and
 `expected` (the same of the field `expected_at`), `money` (amount and currency, formatted).
+
+The published words stand wherever they are true. Where they are not, a field that the wording `knows` says what is:
+`state` (how far the order or parcel really is), `ships` (its shipping will be told), `part` (a parcel that is not the whole
+order) and `part_name` (what tells it from the others). `orders.plan` says which; without them the published words are meant.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ class Wording(msgspec.Struct, frozen=True):
     heading: str = ""  # e-mail only: the line above the text
     variant: str = ""  # body when the fields in `may_lack` did not come in time
     may_lack: tuple[str, ...] = ()  # fields worth waiting for, and dispensable in the end
+    knows: tuple[str, ...] = ()  # fields that choose between words: "" where they say nothing
+    briefer: tuple[str, ...] = ()  # SMS only: bodies to fall back on, in order, where one would need another segment
 
 
 def _update(noun: str) -> Wording:
@@ -32,21 +38,39 @@ def _update(noun: str) -> Wording:
     return Wording(
         subject="{{ brand }}",
         body=(
-            "Order #{{ order_number }} Update: Your " + noun + "{% if today %} is now {{ status_text }}!"
-            "{% else %} has been {{ status_text }} since {{ date }}.{% endif %}"
+            "Order #{{ order_number }} Update: Your " + noun + "{% if part_name %} ({{ part_name }}){% endif %}"
+            "{% if state %} was {{ status_text }} {% if today %}today{% else %}on {{ date }}{% endif %}."
+            "{% elif today %} is now {{ status_text }}!{% else %} has been {{ status_text }} since {{ date }}.{% endif %}"
         ),
         needs=("order_number", "status_text"),
+        knows=("state", "part_name"),
     )
 
 
 _PACKAGE = _update("package")
 _ORDER = _update("order")
 
-_SHIPPED_HEAD = (
-    "Your order #{{ order_number }} is on its way, {{ customer_name }}! "
-    "It was shipped {% if today %}today{% else %}on {{ date }}{% endif %} via {{ carrier }}"
+_YOUR = "{% if part %}Part of your{% else %}Your{% endif %}"
+_SHIPPED = (
+    _YOUR + " order #{{ order_number }} "
+    "{% if not state %}is on its way{% elif state == 'delivered' %}has been delivered{% else %}has shipped{% endif %}"
 )
-_SHIPPED_TAIL = " We hope you enjoy your new {{ product_name }}."
+_SHIPPED_HEAD = _SHIPPED + ", {{ customer_name }}! It was shipped {% if today %}today{% else %}on {{ date }}{% endif %} via {{ carrier }}"
+_SHIPPED_TAIL = "{% if state != 'troubled' %} We hope you enjoy your new {{ product_name }}.{% endif %}"
+
+
+def _of_a_parcel(text: str) -> tuple[str, ...]:
+    """An SMS about a parcel. A part of an order says which: by its name, else by its number, else not at all."""
+    names = ("{% if part_name %} ({{ part_name }}){% endif %}", "{% if tracking_number %} ({{ tracking_number }}){% endif %}", "")
+    return tuple(text.replace("<part>", "{% if part %}" + name + "{% endif %}" if name else "") for name in names)
+
+
+_SHIPPED_SMS = _of_a_parcel(_YOUR + " {{ brand }} order #{{ order_number }}<part> has shipped! Track it here: {{ short_link }}.")
+_REMINDER_SMS = _of_a_parcel(
+    "Heads up! " + _YOUR + " {{ brand }} order #{{ order_number }}<part> is expected to be delivered"
+    " {% if expected_today %}today{% else %}on {{ expected }}{% endif %}. Get ready to receive your items!"
+)
+_OF_A_PARCEL = ("part", "part_name", "tracking_number")
 
 WORDING: dict[tuple[str, str], Wording] = {
     # S-062
@@ -55,9 +79,15 @@ WORDING: dict[tuple[str, str], Wording] = {
         heading="Thank you for your order",
         body=(
             "Hi {{ customer_name }}, thank you for your order! Your order #{{ order_number }} has been successfully placed"
-            " and is awaiting payment confirmation. We'll send another update once your payment is processed."
+            "{% if not state %} and is awaiting payment confirmation.{% elif state == 'paid' %} and your payment is confirmed."
+            "{% elif state == 'shipped' %} and is on its way.{% elif state == 'part_shipped' %} and part of it is on its way."
+            "{% elif state == 'delivered' %} and has been delivered.{% elif state == 'cancelled' %} and has since been cancelled."
+            "{% else %}.{% endif %}"
+            "{% if state in ('', 'part_paid') %} We'll send another update once your payment is processed."
+            "{% elif ships %} We'll send another update once your order is on its way.{% endif %}"
         ),
         needs=("customer_name", "order_number"),
+        knows=("state", "ships"),
     ),
     # S-063
     ("payment_confirmed", EMAIL): Wording(
@@ -65,20 +95,22 @@ WORDING: dict[tuple[str, str], Wording] = {
         heading="Payment confirmed",
         body=(
             "Great news, {{ customer_name }}! Your payment for order #{{ order_number }} has been confirmed."
-            " Your items are now being prepared for shipment. You can track your order status here: {{ tracking_page }}."
+            "{% if not state %} Your items are now being prepared for shipment.{% endif %}"
+            " You can track your order status here: {{ tracking_page }}."
         ),
         needs=("customer_name", "order_number", "tracking_page"),
+        knows=("state",),
     ),
     # S-064
     ("shipped", EMAIL): Wording(
-        subject="Your order #{{ order_number }} is on its way",
-        heading="On its way",
-        body=_SHIPPED_HEAD
-        + " with tracking number {{ tracking_number }}. You can follow its journey here: {{ tracking_link }}."
-        + _SHIPPED_TAIL,
+        subject=_SHIPPED,
+        heading="{% if not state %}On its way{% elif state == 'delivered' %}Delivered{% else %}Shipped{% endif %}",
+        body=_SHIPPED_HEAD + " with tracking number {{ tracking_number }}."
+        " You can {% if not state %}follow{% else %}see{% endif %} its journey here: {{ tracking_link }}." + _SHIPPED_TAIL,
         variant=_SHIPPED_HEAD + "." + _SHIPPED_TAIL,
         needs=("order_number", "customer_name", "carrier", "tracking_number", "tracking_link", "product_name"),
         may_lack=("tracking_number", "tracking_link"),
+        knows=("state", "part"),
     ),
     # S-065
     ("delivered", EMAIL): Wording(
@@ -116,10 +148,13 @@ WORDING: dict[tuple[str, str], Wording] = {
         subject="Your order #{{ order_number }} has been cancelled",
         heading="Order cancelled",
         body=(
-            "Hi {{ customer_name }}, your order #{{ order_number }} has been cancelled. If you have already paid,"
-            " we will send your money back. If you have any questions, please reply to this email."
+            "Hi {{ customer_name }}, your order #{{ order_number }} has been cancelled"
+            "{% if state %}, and your payment has been refunded."
+            "{% else %}. If you have already paid, we will send your money back.{% endif %}"
+            " If you have any questions, please reply to this email."
         ),
         needs=("customer_name", "order_number"),
+        knows=("state",),
     ),
     ("refunded", EMAIL): Wording(
         subject="Your refund for order #{{ order_number }}",
@@ -146,10 +181,11 @@ WORDING: dict[tuple[str, str], Wording] = {
         heading="A little later than planned",
         body=(
             "Hi {{ customer_name }}, we're sorry, but your order #{{ order_number }} is taking longer than we promised."
-            " We are on it, and we'll send another update as soon as it moves."
+            " We are on it{% if not state %}, and we'll send another update as soon as it moves{% endif %}."
             " You can track your order status here: {{ tracking_page }}."
         ),
         needs=("customer_name", "order_number", "tracking_page"),
+        knows=("state",),
     ),
     ("address_incomplete", EMAIL): Wording(
         subject="We need your full address for order #{{ order_number }}",
@@ -162,16 +198,17 @@ WORDING: dict[tuple[str, str], Wording] = {
     ),
     # S-069
     ("shipped", SMS): Wording(
-        body="Your {{ brand }} order #{{ order_number }} has shipped! Track it here: {{ short_link }}.",
+        body=_SHIPPED_SMS[0],
+        briefer=_SHIPPED_SMS[1:],
         needs=("order_number", "short_link"),
+        knows=_OF_A_PARCEL,
     ),
     # S-070
     ("delivery_reminder", SMS): Wording(
-        body=(
-            "Heads up! Your {{ brand }} order #{{ order_number }} is expected to be delivered"
-            " {% if expected_today %}today{% else %}on {{ expected }}{% endif %}. Get ready to receive your items!"
-        ),
+        body=_REMINDER_SMS[0],
+        briefer=_REMINDER_SMS[1:],
         needs=("order_number", "expected_at"),
+        knows=_OF_A_PARCEL,
     ),
     ("payment_failed", SMS): Wording(
         body="Your payment for {{ brand }} order #{{ order_number }} could not be processed. Try again here: {{ retry_link }}.",
@@ -202,3 +239,5 @@ WORDING: dict[tuple[str, str], Wording] = {
 FIELDS: dict[tuple[str, str], tuple[str, ...]] = {key: wording.needs for key, wording in WORDING.items()}
 LINKS = frozenset({"tracking_page", "tracking_link", "short_link", "retry_link", "feedback_link"})
 TIMES = frozenset({"expected_at"})
+# Carriers as they write themselves, by their names in systems; any other is called as it came.
+CARRIERS = {"ups": "UPS", "usps": "USPS", "fedex": "FedEx", "dhl": "DHL", "dpd": "DPD", "gls": "GLS", "tnt": "TNT"}

@@ -19,7 +19,7 @@ import msgspec
 from orders.decision import APPROVE, DECLINE, REVIEW, SHARE
 from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Line, Tracking
-from orders.policy import Policy
+from orders.policy import Policy, Trigger
 from orders.request import (
     MessageBlocked,
     MessageFreed,
@@ -39,6 +39,7 @@ from orders.view import (
     Parcel,
     View,
     awaits_review,
+    covers,
     decline_timer,
     line_asked,
     review_timer,
@@ -55,7 +56,7 @@ UNPICK = "warehouse.cancel cancelled"
 FULFIL, TAG = "shop.fulfil shipped", "shop.tag"
 RETIRE = "retire"
 TEAMS = {  # what a notice is about -> who is told
-    "stock_risk": "inventory",
+    "stock_shortage_risk": "inventory",
     "payment_problem": "finance",
     "contradiction": "finance",
     "dispute": "finance",
@@ -176,8 +177,8 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
         if short and not view.shipped_at:
             effects.extend(say.backordered)
         if short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
-            effects.append("team.notice stock_risk")
-        effects.extend([f"team.notice stock_risk {line}" for line in view.pick_short])
+            effects.append("team.notice stock_shortage_risk")
+        effects.extend([f"team.notice stock_shortage_risk {line}" for line in view.pick_short])
         if view.reserved and paid and not view.shipped_at:
             effects.extend(say.in_progress)
             if not arriving:
@@ -688,10 +689,12 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         "amount": str(view.total),
         "currency": view.currency,
     }
+    parcel = view.parcels.get(instance)
+    fields.update(_stands(cell, view, parcel, policy))
     since = at if instance == whole else view.resends[whole.rpartition("~")[2]].at  # a repetition is as young as the wish for it
     expires = since + policy.max_age_ms.get(milestone, policy.max_age_ms["order_placed"])
-    parcel = view.parcels.get(instance)
     if parcel is not None:
+        fields.update(_part(view, parcel))
         fields["carrier"] = parcel.carrier
         fields["tracking_number"] = parcel.tracking
         fields["tracking_link"] = fields["tracking_page"]
@@ -705,6 +708,8 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         fields["feedback_link"] = f"{base}/feedback/{signed(order.id, 'feedback', policy)}"
     elif milestone == "refunded":
         fields["amount"] = str(next((f.amount for f in view.refunds if f.object == instance), view.refunded))
+        if view.status is not Status.REFUNDED:
+            fields["status_text"] = "Partly Refunded"
     elif milestone == "backordered":
         fields["product_name"] = products(view, waiting(view, sourced(view, order, policy)))
     return MessageRequested(
@@ -720,6 +725,94 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         milestone_at=at,
         expires=expires,
     )
+
+
+def _stands(cell: Trigger, view: View, parcel: Parcel | None, policy: Policy) -> dict[str, str]:
+    """How things stand where a message's published words may not be true any more: fields that its template chooses words by.
+
+    While the message is open a change of them repeats the request, like that of any other field.
+    """
+    if cell.channel == "push":
+        return {"state": "" if _is_still(cell.milestone, view, parcel) else "past"}
+    if cell.channel != "email":
+        return {}
+    match cell.template:
+        case "order_placed":
+            state = _placed_state(view)
+            told = state in ("paid", "free") and bool(policy.messages.shipped) and _is_sent(view)
+            return {"state": state, "ships": "yes" if told else ""}
+        case "payment_confirmed":
+            return {"state": _unprepared(view)}
+        case "shipped" if parcel is not None:
+            return {"state": "troubled" if _troubled(parcel) else "delivered" if parcel.delivered_at else ""}
+        case "cancelled":
+            return {"state": "refunded" if _given_all_back(view) else ""}
+        case "delay":
+            return {"state": "shipped" if view.shipped_at else ""}
+    return {}
+
+
+def _troubled(parcel: Parcel) -> bool:
+    return bool(parcel.returned_at) or parcel.tag._value_ in TROUBLE
+
+
+def _given_all_back(view: View) -> bool:
+    return 0 < view.paid <= view.refunded
+
+
+def _is_still(milestone: str, view: View, parcel: Parcel | None) -> bool:
+    """Whether what a push says "is now" so still is the latest word on its order or parcel."""
+    if parcel is not None:
+        if milestone == "out_for_delivery":
+            return parcel.tag is Tracking.OUT_FOR_DELIVERY
+        over = parcel.delivered_at or _troubled(parcel) or parcel.tag is Tracking.OUT_FOR_DELIVERY
+        return milestone != "shipped" or not over
+    return milestone not in _STATUSES or milestone == view.status.value or milestone == "refunded"
+
+
+def _placed_state(view: View) -> str:
+    """How far an order is whose customer is yet to hear that it was placed; "" while its payment is awaited."""
+    placed = view.placed
+    assert placed is not None
+    if view.cancelled:
+        return "cancelled"
+    if view.all_delivered:
+        return "delivered"
+    if view.shipped_at:
+        gone = [p for p in view.parcels.values() if p.shipped_at]
+        moving = [p for p in gone if not p.delivered_at and not _troubled(p)]
+        return "placed" if not moving else "shipped" if view.all_shipped and len(moving) == len(gone) else "part_shipped"
+    if view.all_returned or _given_all_back(view):
+        return "placed"
+    if placed.prepaid or not placed.total:
+        return "free"
+    if view.paid_in_full:
+        return "paid"
+    return "part_paid" if view.captures or view.paid else ""
+
+
+def _unprepared(view: View) -> str:
+    """Why nobody prepares the items of a paid order for shipment; "" when somebody does."""
+    if view.shipped_at:
+        return "shipped"
+    if _given_all_back(view):
+        return "refunded"
+    return stopped(view) or ("backordered" if view.short or view.pick_short else "" if _is_sent(view) else "fetched")
+
+
+def _is_sent(view: View) -> bool:
+    """Whether there is anything to send: else it is a service, or the customer fetches it."""
+    return view.placed is not None and "address" not in view.placed.not_applicable
+
+
+def _part(view: View, parcel: Parcel) -> dict[str, str]:
+    """That a parcel is but a part of its order, and what tells it from the others: the names of its products, else its number."""
+    others = [p for p in view.parcels.values() if p is not parcel and (p.packed_at or p.shipped_at) and not p.returned_at]
+    if covers(view, [parcel]) if parcel.lines else not others:
+        return {}
+    name = products(view, tuple(q.line for q in parcel.lines)) if parcel.lines else ""
+    alike = any(not p.lines or products(view, tuple(q.line for q in p.lines)) == name for p in others)
+    return {"part": "yes", "part_name": parcel.tracking if alike or not name else name}
 
 
 def products(view: View, lines: tuple[str, ...]) -> str:

@@ -81,6 +81,11 @@ class Archiver:
         shelf = self._shelves.get(tp)
         return shelf is not None and len(shelf.records) < MAX_WAITING_RECORDS
 
+    @property
+    def held(self) -> int:
+        """Partitions that are not read on until their records are in files."""
+        return sum(1 for shelf in self._shelves.values() if len(shelf.records) >= MAX_WAITING_RECORDS)
+
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         return {tp: (shelf.written, "archive") for tp, shelf in self._shelves.items()}
 

@@ -5,7 +5,7 @@ It answers the orders lane with `MessageReported` facts and hands claims to the 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +15,7 @@ from messages import customer as state
 from messages.customer import Content, Customer, Message
 from messages.journal import Answered, AnyEntry, Claimed, Closed, Forgotten, decode_entry, encode_entry
 from messages.policy import Policy, decide, expiry, reach, spares
-from messages.render import Renderer, Unrenderable, body_hash, missing
+from messages.render import Rendered, Renderer, Unrenderable, body_hash, missing
 from orders.effect import OUTCOMES, Attempt, Claim, Outcome
 from orders.fact import MessageReported, encode_fact
 from orders.request import AnyCustomer, MessageRequested
@@ -24,6 +24,7 @@ from streams.reading import park, park_later, read
 
 SYSTEM = "customers"
 FORGET_EVERY_MS = 24 * 3_600_000
+MOST_ACCEPTED = 100_000  # between two looks at them
 _decode = msgspec.json.Decoder(AnyCustomer).decode
 _encode_request = msgspec.json.Encoder(order="deterministic").encode
 
@@ -85,6 +86,8 @@ class CustomersProcessor:
         self._layout = layout
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """(channel, template, outcome) -> how often decided by this process; a commit that is repeated counts again."""
+        self.accepted: deque[tuple[str, str, float]] = deque(maxlen=MOST_ACCEPTED)
+        """Channel, class and latency in seconds of messages that providers took since somebody looked."""
 
     # --- first half: take in
     def ask(self, states: Mapping[str, Any], inputs: Inputs, now: int) -> Asked:
@@ -181,6 +184,8 @@ class CustomersProcessor:
                 self._close(key, turn, effect, known, "", now)
             return 0
         if known:
+            if known == "sent" and message.content is not None:
+                self._accepted(message, message.content)
             reason = "blocked_after_claim" if known == "sent" and message.blocked else message.attempts[-1].reason
             return self._close(key, turn, effect, known, reason, now)
         content = message.content
@@ -267,21 +272,8 @@ class CustomersProcessor:
         mode = channels.mode(channel)
         if mode not in ("live", "sandbox") or channel in work.full:
             return channels.retry_at(channel, now)
-        rendered = self._renderer.render(
-            message.template,
-            channel,
-            content.fields,
-            reach(turn.new, content),
-            customer=key,
-            effect=effect,
-            order=message.order,
-            milestone_at=content.milestone_at,
-            as_of=as_of,
-            variant=spares(content, self._policy, as_of),
-        )
+        rendered = self._rendered(key, turn, effect, message, content, channel, as_of, now)
         digest = body_hash(rendered.body)
-        if as_of != now and any(attempt.claimed_at == as_of and attempt.body_hash != digest for attempt in message.attempts):
-            raise Unrenderable("changed")
         if not channels.take(channel):
             work.full.add(channel)
             return channels.retry_at(channel, now)
@@ -316,6 +308,35 @@ class CustomersProcessor:
         )
         return deadline + self._timing.grace
 
+    def _rendered(
+        self, key: str, turn: Turn, effect: str, message: Message, content: Content, channel: str, as_of: int, now: int
+    ) -> Rendered:
+        """What the message says now or, where an attempt of then is made again or asked for, what that said: the bytes it claimed,
+        whatever has become true since. Raises Unrenderable."""
+        claimed = {attempt.body_hash for attempt in message.attempts if attempt.claimed_at == as_of} if as_of != now else set()
+        contents = [content, *(earlier for _, earlier in reversed(message.earlier))] if claimed else [content]
+        for said in contents:
+            try:
+                rendered = self._renderer.render(
+                    message.template,
+                    channel,
+                    said.fields,
+                    reach(turn.new, said),
+                    customer=key,
+                    effect=effect,
+                    order=message.order,
+                    milestone_at=said.milestone_at,
+                    as_of=as_of,
+                    variant=spares(said, self._policy, as_of),
+                )
+            except Unrenderable:
+                if not claimed:
+                    raise
+                continue
+            if not claimed or body_hash(rendered.body) in claimed:
+                return rendered
+        raise Unrenderable("changed")
+
     def _backoff(self, attempts: int) -> int:
         return min(self._timing.backoff << (attempts - 1), self._timing.backoff_max)
 
@@ -327,6 +348,12 @@ class CustomersProcessor:
         self.counts[channel, message.template, word] += 1
         turn.closed.append(f"message.{channel}.{word}")
         return 0
+
+    def _accepted(self, message: Message, content: Content) -> None:
+        """What is asked for again before it was answered counts from its first attempt at the latest."""
+        since = min(max(message.asked, content.not_before), message.attempts[0].claimed_at)
+        at = max(attempt.outcome_at for attempt in message.attempts if attempt.outcome == "sent")
+        self.accepted.append((message.via or message.channel, content.kind, max(0, at - since) / 1000))
 
     def _park(
         self, key: str, turn: Turn, effect: str, message: Message, content: Content, reason: str, work: Work, field: str = ""

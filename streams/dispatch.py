@@ -84,6 +84,11 @@ class Dispatcher:
         self._refused[channel] = place
         return now + min(RETRY_MS * (1 + place // self._slots), RETRY_MAX_MS)
 
+    def full(self, channel: str) -> bool:
+        """Somebody waits for a slot of a channel that may send."""
+        waits = self._refused.get(channel, 0) > 0 and self._in_flight.get(channel, 0) >= self._slots
+        return waits and self.mode(channel) in ("live", "sandbox")
+
     def channels(self) -> Sequence[str]:
         return list(self._senders)
 

@@ -25,7 +25,7 @@ from orders.effect import Claim, Outcome
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.driver import trim
-from streams.processor import Asked, Channels, Chunk, Inputs, Parked, Processor, Record, Result, Scorer, Scores
+from streams.processor import VERSION, Asked, Channels, Chunk, Inputs, Parked, Processor, Record, Result, Scorer, Scores
 from streams.reading import park_strays, strays, without
 from streams.transport import LogDown
 
@@ -164,8 +164,13 @@ class Outbox(msgspec.Struct, array_like=True, gc=False):
 
 encode_outbox = msgspec.msgpack.Encoder().encode
 decode_outbox = msgspec.msgpack.Decoder(Outbox).decode
-encode_parked = msgspec.msgpack.Encoder().encode
+_encode_parked = msgspec.msgpack.Encoder().encode
 decode_parked = msgspec.msgpack.Decoder(Parked).decode
+
+
+def encode_parked(parked: Parked) -> bytes:
+    """With the version of the program that could not read it."""
+    return _encode_parked(msgspec.structs.replace(parked, version=VERSION))
 
 
 def parked_id(parked: Parked) -> str:
@@ -254,6 +259,7 @@ class Lane:
         self._slots: list[str] = []  # channels of which the turn under way has taken a slot
         self._calls = 0  # claims that have been made, and of which nobody has told yet what became of them
         self._wake = asyncio.Event()
+        self.outbox_full = False  # it waits for the log to take what it has committed
         self._publishing: dict[int, asyncio.Task[None]] = {}
         self._published = 0
         self._turn_oldest = 0
@@ -668,9 +674,13 @@ class Lane:
 
     async def _make_room(self) -> None:
         self._reap()
-        while len(self._publishing) >= self.limits.unpublished:
-            await asyncio.wait([self._publishing[min(self._publishing)]])
-            self._reap()
+        try:
+            while len(self._publishing) >= self.limits.unpublished:
+                self.outbox_full = True
+                await asyncio.wait([self._publishing[min(self._publishing)]])
+                self._reap()
+        finally:
+            self.outbox_full = False
 
     async def _settle(self) -> None:
         if self._publishing:

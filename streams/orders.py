@@ -37,7 +37,7 @@ from orders.journal import (
     encode_record,
     take_in,
 )
-from orders.merge import absorb, key_hash
+from orders.merge import APPLIED, CONTRADICTION, LATE, absorb, key_hash
 from orders.plan import (
     KEPT,
     MESSAGE_CHANNELS,
@@ -83,7 +83,8 @@ class Counts(msgspec.Struct):
 
     facts: Counter[str] = msgspec.field(default_factory=Counter)  # "applied", "late", "superseded", "contradiction", "duplicate"
     parked: Counter[str] = msgspec.field(default_factory=Counter)  # by reason
-    transitions: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (from, to); from "" for a new order
+    transitions: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
+    """(from, to, "applied" | "late" | "contradiction"); from "" for a new order. Of the last two both are the status as it is."""
     decisions: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (verdict, "model" | "fallback")
     convergence: Counter[str] = msgspec.field(default_factory=Counter)  # "checks", "violations"
     effects: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # (action, "observed" | "offered" | "withdrawn" | ...)
@@ -98,6 +99,7 @@ class Turn(msgspec.Struct):
     view: View | None = None
     knew: bytes = b""  # digest of all it knows, when it is to be scored
     due: bool = False  # its due time has come
+    odd: tuple[str, ...] = ()  # "late" and "contradiction", once for each such report
 
 
 class Work(msgspec.Struct):
@@ -262,7 +264,10 @@ class OrdersProcessor:
                     continue
                 assert order is not None
                 told.append(fact)
-                seen.append(absorb(order, fact))
+                found = absorb(order, fact)
+                seen.append(found)
+                if found is not APPLIED and found in (LATE, CONTRADICTION):
+                    its.odd += (found,)
                 if type(fact) is FactUnparked and fact.record:
                     unparked.append(fact.record)
             if order is not None:
@@ -606,9 +611,11 @@ class OrdersProcessor:
             if queued := tuple([tag for tag in gained if ":" in tag]):
                 result.index.append((key, (), queued, queued_at(v)))
             if not had or had[0] != has[0]:
-                self.counts.transitions[(had[0] if had else "", has[0])] += 1
+                self.counts.transitions[(had[0] if had else "", has[0], APPLIED)] += 1
                 if v.status in ENDED:
                     self._sampler.ended(order)
+        for odd in its.odd:
+            self.counts.transitions[(has[0], has[0], odd)] += 1
 
 
 def tags(v: View, order: Order) -> tuple[str, ...]:

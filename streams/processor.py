@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from model.score import Scores as Scores  # noqa: PLC0414 - a word of this interface: whoever implements it finds it here
 from orders.effect import Claim, Outcome
 
+VERSION = "0.1.0"  # of this program
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as a transport hands it over."""
@@ -59,6 +61,7 @@ class Parked(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes
     at: int  # ms
+    version: str = ""  # of the program that could not read it; "": a row of before it was kept
 
 
 class Inputs(msgspec.Struct):

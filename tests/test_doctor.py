@@ -17,7 +17,21 @@ import wire
 from connectors.stand_ins import StandIns
 from connectors.valkey import EmbeddedValkey
 from doctor import Finding, examine
-from settings import Account, Channels, EmailChannel, Http, Kafka, Layout, Ref, Settings, SmsChannel, WebhookChannel
+from settings import (
+    Account,
+    Channels,
+    EmailChannel,
+    Http,
+    Kafka,
+    Layout,
+    Location,
+    Rate,
+    Ref,
+    Settings,
+    SmsChannel,
+    Sourcing,
+    WebhookChannel,
+)
 from streams.sqlite_log import EmbeddedLog
 
 WORD = "hunter2"
@@ -130,7 +144,10 @@ async def test_a_kafka_that_is_not_there(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "names"),
     [
-        ({"channels": Channels(email=EmailChannel(password=Ref(env="GONE")))}, "channels.email.password: the environment variable GONE"),
+        (
+            {"channels": Channels(email=EmailChannel(username="anna", password=Ref(env="GONE")))},
+            "channels.email.password: the environment variable GONE",
+        ),
         ({"channels": Channels(sms=SmsChannel(account="AC1", token=Ref(file="/gone")))}, "channels.sms.token: the file /gone"),
         ({"http": Http(token=Ref(env="GONE"))}, "http.token: the environment variable GONE"),
         ({"signing": Ref(env="GONE")}, "signing: the environment variable GONE"),
@@ -140,8 +157,18 @@ async def test_a_kafka_that_is_not_there(folder: Path) -> None:
             "accounts[0].secrets: the environment variable GONE",
         ),
         ({"http": Http(host="0.0.0.0")}, "nobody has to sign in"),
+        ({"channels": Channels(webhook=WebhookChannel(url="https://erp.example"))}, "channels.webhook: url needs a secret"),
+        ({"channels": Channels(email=EmailChannel(host="0.0.0.0", tls="off"))}, "channels.email: tls is off but host is another"),
+        (
+            {
+                "accounts": (Account(name="u", vendor="ups", secrets=(Ref(env="OTHER"),), credentials={"client_id": Ref(env="OTHER")}),),
+                "sourcing": Sourcing(locations=(Location(name="main"),), rates=(Rate(carrier="usps", base_minor=1, days=1),)),
+                "signing": Ref(file="/proc/version"),
+            },
+            "sourcing.rates[0]: no account buys usps standard labels",
+        ),
     ],
-    ids=["email", "sms", "http", "signing", "guessable", "account", "open"],
+    ids=["email", "sms", "http", "signing", "guessable", "account", "open", "webhook", "plaintext", "rates"],
 )
 async def test_a_missing_secret_is_named_by_its_field(folder: Path, more: dict[str, Any], names: str) -> None:
     found = await findings(settings_of(folder, **more), {"OTHER": WORD})

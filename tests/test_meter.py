@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +13,13 @@ from typing import Any, cast
 import pytest
 
 import metrics as metrics_module
+import wire
 from connectors.store import LaneId, Store
 from meter import WAITS_FOR, Latencies, Meter, own_stats, read_stats, write_stats
 from metrics import OTHER, PARKED, Metrics
 from orders.effect import Claim, Outcome
+from orders.merge import absorb
+from orders.state import Order
 from orders.status import ENDED, Status
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
@@ -25,6 +28,7 @@ from streams.orders import OrdersProcessor
 from streams.processor import Chunk, Inputs, Parked, Record, Result
 from streams.transport import TP
 from streams.worker import Stopped, Worker
+from tests.orders.lives import cancel, placed
 from tests.streams.toy import MemoryLog, Toy
 
 NOW = 1_795_464_000_000
@@ -39,6 +43,7 @@ class Counting(Toy):
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.accepted: deque[tuple[str, str, float]] = deque()
 
 
 class World:
@@ -172,6 +177,98 @@ async def test_a_turn_counts_its_records_parked_rows_and_the_time_to_their_statu
     assert shown['facts_total{outcome="parked"}'] == 2
     assert shown['lane_commits_total{processor="orders"}'] == 1
     assert world.meter.stats()["latency_ms"]["p99"] == pytest.approx(100, rel=0.03)
+
+
+async def test_what_an_express_order_waits_for_its_status_is_counted_by_itself(world: World) -> None:
+    lane = world.lane(TP0)
+    states = {}
+    for key, placed_as in (("express", "express"), ("standard", "standard"), ("nobody", None)):
+        order = Order(key)
+        absorb(order, cancel(at=NOW))
+        if placed_as:
+            absorb(order, placed(order=key, service=placed_as))
+        states[key] = order
+    records = [Record(n, key.encode(), b"v", NOW - 100) for n, key in enumerate((*states, "unchanged"))]
+    world.meter.turn(lane, Inputs("facts", 0, records), None, Result(states=states, due={}), 0.004)
+    shown = world.shown()
+    assert shown['event_to_status_seconds_count{class="express"}'] == 1
+    assert shown['event_to_status_seconds_count{class="standard"}'] == 1  # the three others, of one millisecond
+    backlog = [Record(n, b"express", b"v", NOW - 100) for n in range(5000)]
+    world.meter.turn(lane, Inputs("facts", 0, backlog), None, Result(states=states, due={}), 0.004)
+    assert world.shown()['event_to_status_seconds_count{class="express"}'] == 2
+    assert world.meter.stats()["latency_ms"]["p99"] == pytest.approx(100, rel=0.03) and world.meter.latencies.count == 5004
+
+
+async def test_late_and_contradictory_reports_are_transitions_from_a_status_to_itself(world: World) -> None:
+    processor = OrdersProcessor(lambda v: (1.0,))
+    world.lane(TP0, processor)
+    processor.counts.transitions.update({("", "order_placed", "applied"): 2, ("shipped", "shipped", "late"): 1})
+    shown = world.look()
+    assert shown['transitions_total{from="",outcome="applied",to="order_placed"}'] == 2
+    assert shown['transitions_total{from="shipped",outcome="late",to="shipped"}'] == 1
+
+
+def held(shown: dict[str, float]) -> dict[str, float]:
+    return {name.split('"')[1]: value for name, value in shown.items() if name.startswith("backpressure_seconds_total")}
+
+
+async def test_each_stage_that_is_held_back_is_counted_as_long_as_it_is(world: World) -> None:
+    lane = world.lane(TP0)
+    assert held(world.look()) == {}
+    lane.outbox_full = True
+    assert held(world.look()) == {"outbox": 1}
+    lane.outbox_full = False
+    while world.dispatcher.take("email"):
+        pass
+    world.dispatcher.retry_at("email", NOW)
+    assert held(world.look()) == {"outbox": 1, "claims": 1}
+    world.dispatcher.give(["email"])
+    lane.offer(Chunk("facts", 0, 0, lane.limits.inbox_records, [Record(0, b"k", b"v")] * lane.limits.inbox_records))
+    assert held(world.look()) == {"outbox": 1, "claims": 1, "inbox": 1}
+
+
+async def test_the_archive_s_process_counts_the_partitions_that_wait_for_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal turns
+        turns += 1
+        if turns > 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    metrics = Metrics()
+    with pytest.raises(asyncio.CancelledError):
+        await wire.keep_held(cast(Any, SimpleNamespace(held=2)), metrics)
+    assert 'orderflow_backpressure_seconds_total{stage="archive"} 6.0' in metrics.expose().decode()
+
+
+async def test_a_message_s_latency_is_counted_by_channel_and_class_and_once(world: World) -> None:
+    processor = Counting()
+    world.lane(TP0, processor)
+    processor.accepted.append(("email", "transactional", 7.0))
+    for _ in range(2):
+        shown = world.look()
+        assert shown['notification_latency_seconds_sum{channel="email",class="transactional"}'] == 7.0
+        assert shown['notification_latency_seconds_count{channel="email",class="transactional"}'] == 1
+
+
+class Says:
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    async def circuit(self) -> str:
+        return self.state
+
+
+async def test_a_circuit_is_shown_as_its_sender_says_and_as_last_known_when_it_says_nothing(world: World) -> None:
+    email = Says("open")
+    await world.meter.circuits({"email": email, "sms": Says("half_open"), "push": Says("closed"), "systems": Says("")})
+    shown = {name: value for name, value in world.shown().items() if name.startswith("connector_circuit_state")}
+    assert shown == {f'connector_circuit_state{{vendor="{channel}"}}': n for channel, n in (("email", 2), ("sms", 1), ("push", 0))}
+    email.state = ""
+    await world.meter.circuits({"email": email})
+    assert world.shown()['connector_circuit_state{vendor="email"}'] == 2
 
 
 async def test_every_answer_of_a_sender_is_counted_as_what_it_was(world: World) -> None:

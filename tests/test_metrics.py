@@ -105,6 +105,13 @@ def test_every_status_is_a_label() -> None:
     assert OTHER not in metrics.expose().decode()
 
 
+def test_a_full_turn_is_told_from_a_great_one() -> None:
+    metrics = Metrics()
+    metrics.model_batch_size.observe(5000)
+    text = metrics.expose().decode()
+    assert 'orderflow_model_batch_size_bucket{le="4096.0"} 0.0' in text and 'orderflow_model_batch_size_bucket{le="8192.0"} 1.0' in text
+
+
 def test_two_in_one_process_do_not_share_anything() -> None:
     a, b = Metrics(), Metrics()
     a.unknown_effects.set(3)

@@ -21,8 +21,8 @@ import run
 import settings
 import wire
 from connectors.valkey import EmbeddedValkey
-from streams.clock import WallClock
-from streams.sqlite_log import GroupLock
+from streams.clock import VirtualClock, WallClock
+from streams.sqlite_log import EmbeddedLog, GroupLock
 from web.audit import Audit, Audited
 
 ROOT = Path(run.__file__).parent
@@ -118,6 +118,20 @@ def test_a_wrong_configuration_is_2_with_its_line(say: Say, place: Path) -> None
     assert say("--config", "gone.yaml", "lag").code == 2
 
 
+@pytest.mark.parametrize("role", ["worker", "gateway"])
+def test_what_cannot_be_used_together_is_2_with_its_line_and_no_bug(say: Say, place: Path, role: str) -> None:
+    (place / "orderflow.yaml").write_text("ray: off\nmodel:\n  approve_below: 0.95\n  decline_above: 0.9\n")
+    said = say(role)
+    assert said.code == 2 and "orderflow.yaml:3: model.approve_below: must not be greater" in said.err and "bug" not in said.err
+
+
+def test_a_channel_that_no_connector_takes_is_2_with_its_field(say: Say, place: Path, laid_out: Path) -> None:
+    shutil.copytree(laid_out, place / "data")
+    config = configured(place, http={"worker_port": 0}, channels={"webhook": {"url": "https://erp.example"}})
+    said = say("--config", config, "worker")
+    assert (said.code, said.err) == (2, "configuration: channels.webhook: url needs a secret\n")
+
+
 def test_a_bug_is_70_and_says_where_but_not_what(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     async def stumble(settings: object) -> None:
         raise ZeroDivisionError("canary@example.org")
@@ -200,6 +214,25 @@ def test_the_audit_hears_of_it_before_anything_goes_live_and_a_stop_works_withou
     assert "the audit does not know of it" in stopped.err
 
 
+async def fill(folder: Path, partition: int, age_s: int) -> None:
+    """Facts that nobody reads, written so long ago."""
+    async with wire.opened(EmbeddedLog(folder, VirtualClock(WallClock().now() - age_s * 1000))) as log:
+        await log.append("facts", [(b"lumi:1", b"{")] * 3, partition)
+
+
+def test_lag_says_how_old_the_oldest_record_is_that_nobody_has_taken_in(say: Say, place: Path, laid_out: Path) -> None:
+    shutil.copytree(laid_out, place / "data")
+    config = configured(place)
+    asyncio.run(fill(place / "data" / "log", 1, 42))
+    found = json.loads(say("--config", config, "lag", "--json").out.splitlines()[-1])
+    rows = {row["lane"]: row for row in found["lanes"]}
+    behind = {name: (row["behind"], row["seconds"]) for name, row in rows.items() if row["behind"] or row["seconds"]}
+    assert behind == {"orders.0.1": (3, pytest.approx(42, abs=1))}
+    assert found["records"] == 3 and found["seconds"] == pytest.approx(42, abs=1)
+    said = say("--config", config, "lag").out
+    assert re.search(r"orders\.0\.1 .* 3 behind for 4[12]\.\d s\n", said) and re.search(r"orders\.0\.0 .* 0 behind\n", said)
+
+
 # --- what a user can meet
 def failing(say: Say, *arguments: str, code: int = 1) -> str:
     said = say(*arguments)
@@ -227,11 +260,13 @@ def test_a_data_folder_that_cannot_be_written_is_named(say: Say, place: Path) ->
 def test_a_second_worker_on_the_embedded_log_is_told_who_has_it(say: Say, place: Path, laid_out: Path) -> None:
     shutil.copytree(laid_out, place / "data")
     lock = GroupLock(place / "data" / "log", "orderflow")
+    (place / "data" / "stats.json").write_text('{"of": "the worker that runs"}')
     held = subprocess.Popen([sys.executable, "-c", HOLD, place / "data/log/orderflow.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert held.stdout is not None and held.stdout.readline() == b"held\n"
         said = failing(say, "--config", configured(place, http={"worker_port": 0}), "worker")
         assert f"another worker (process {held.pid})" in said and "use Kafka for more, or stop the other one" in said
+        assert (place / "data" / "stats.json").read_text() == '{"of": "the worker that runs"}'
         assert "stop the worker first" in failing(say, "--config", configured(place), "recover")
     finally:
         held.communicate()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from settings import Channels, EmailChannel, Ref, Settings, SettingsError, load, resolve, with_password
+import wire
+from settings import TOPICS, Channels, EmailChannel, Ref, Settings, SettingsError, load, resolve, with_password
 
 WORD = "hunter2"  # a secret where none may stand
 
@@ -45,6 +46,32 @@ def test_without_a_file_everything_is_its_default_and_an_empty_file_says_the_sam
         ("channels:\n  email: {mode: on}\n", "orderflow.yaml:2: channels.email.mode: Expected `str` matching regex"),
         ("sources:\n- name: own\n", "orderflow.yaml:2: sources[0]: `topic` is missing"),
         ("sources:\n- {name: own, topic: t}\n- {name: A B, topic: t}\n", "orderflow.yaml:3: sources[1].name: Expected `str` matching"),
+        ("sources:\n- {name: own, topic: facts}\n", "orderflow.yaml:2: sources[0].topic: this topic is read already"),
+        ("sources:\n- {name: a, topic: t}\n- {name: b, topic: t}\n", "orderflow.yaml:3: sources[1].topic: this topic is read already"),
+        ("sources:\n- {name: a, topic: t}\n- {name: a, topic: u}\n", "orderflow.yaml:3: sources[1].name: 'a' stands here twice"),
+        ("sources:\n- {name: a, topic: ''}\n", "orderflow.yaml:2: sources[0].topic: Expected `str` matching regex"),
+        (
+            "shop: lumi\nmodel:\n  approve_below: 0.95\n  decline_above: 0.9\n",
+            "orderflow.yaml:3: model.approve_below: must not be greater than `model.decline_above`",
+        ),
+        ("model: {decline_above: 0.2}\n", "orderflow.yaml:1: model.approve_below: must not be greater than"),
+        ("brand:\n  zone: Mars/Base\n", "orderflow.yaml:2: brand.zone: there is no such time zone"),
+        ("brand:\n  zone: ''\n", "orderflow.yaml:2: brand.zone: there is no such time zone"),
+        ("brand:\n  locale: xx_QQ\n", "orderflow.yaml:2: brand.locale: there is no such locale"),
+        ('brand:\n  name: "Lumi\\nZone"\n', "orderflow.yaml:2: brand.name: Expected `str` matching regex"),
+        ("brand: {sender: nobody}\n", "orderflow.yaml:1: brand.sender: Expected `str` matching regex"),
+        ("brand: {domain: 'a b'}\n", "orderflow.yaml:1: brand.domain: Expected `str` matching regex"),
+        ("brand: {tracking_base: https://x.example/}\n", "orderflow.yaml:1: brand.tracking_base: Expected `str` matching regex"),
+        ("http:\n  port: 9000\n  archive_port: 9000\n", "orderflow.yaml:3: http.archive_port: `http.port` is the same"),
+        ("http:\n  port: 8081\n", "orderflow.yaml:1: http.worker_port: `http.port` is the same"),
+        ("channels:\n  email: {username: anna}\n", "orderflow.yaml:2: channels.email.username: username and password belong together"),
+        ("channels:\n  email: {password: {env: P}}\n", "orderflow.yaml:2: channels.email.username: username and password belong together"),
+        ("workflow:\n  settle_minutes: .inf\n", "orderflow.yaml:2: workflow.settle_minutes: no number here is that great"),
+        ("workflow:\n  settle_minutes: -1\n", "orderflow.yaml:2: workflow.settle_minutes: Expected `float` >= 0"),
+        ("workflow:\n  stalled_after_hours: 1.0e+300\n", "orderflow.yaml:2: workflow.stalled_after_hours: no number here is that great"),
+        ("origin:\n  size_mm: [1, -1, 1]\n", "orderflow.yaml:2: origin.size_mm[1]: Expected `int` >= 1"),
+        ("shop: ''\n", "orderflow.yaml:1: shop: Expected `str` matching regex"),
+        ("group: ''\n", "orderflow.yaml:1: group: Expected `str` matching regex"),
         ("shop: lumi\n  x: [\n", "orderflow.yaml:2: not YAML"),
         ("shop: 'lumi\n", "orderflow.yaml:2: not YAML"),
         ("- shop\n", "orderflow.yaml:1: a configuration is a mapping"),
@@ -119,6 +146,15 @@ def test_the_store_s_password_comes_by_reference_and_survives_being_put_into_a_u
         with_password(made, {})
 
 
+def test_ports_that_are_free_to_choose_are_never_the_same_and_good_places_are_taken(tmp_path: Path) -> None:
+    made = loaded(tmp_path, "http: {port: 0, worker_port: 0}\nbrand: {zone: Europe/Berlin, locale: de_DE, sender: Lumi <a@b.example>}\n")
+    assert made.http.worker_port == 0 and made.brand.locale == "de_DE"
+
+
+def test_our_own_topics_are_all_known_to_the_configuration() -> None:
+    assert set(TOPICS) == set(wire.TOPICS)
+
+
 def test_settings_hold_references_and_no_secret() -> None:
-    made = Settings(channels=Channels(email=EmailChannel(password=Ref(env="SMTP_PASSWORD"))))
+    made = Settings(channels=Channels(email=EmailChannel(username="anna", password=Ref(env="SMTP_PASSWORD"))))
     assert "SMTP_PASSWORD" in repr(made)  # where it is, not what it is: a dump of the settings may be shown

@@ -70,6 +70,7 @@ def parked_row(record: str, processor: str, row: Parked) -> ParkedRow:
         offset=row.offset,
         at=row.at,
         size=len(row.value),
+        version=row.version,
     )
 
 

@@ -126,6 +126,7 @@ class ParkedRow(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     at: int
     size: int
+    version: str = ""  # of the program that could not read it; "": not known
 
 
 class Waiting(Row, frozen=True, kw_only=True):

@@ -347,7 +347,10 @@ async def test_a_sender_actor_sends_as_the_plain_class_does(ray_cluster: LocalRa
     assert [(o.kind, o.effect, o.key, o.attempt) for o in outcomes] == [("sent", f"{n:016d}", "s:1", 1) for n in range(20)]
     assert sum(stand_ins.accepted().values()) == 20
     assert await handle.send([], NOW) == []
+    assert await handle.circuit() == "closed"
     remove(handle._actor)
+    handle._actor.doubt()
+    assert await handle.circuit() == "", "nobody knows"
     await handle.close()
     await stand_ins.close()
 
@@ -384,6 +387,7 @@ async def test_while_there_is_no_cluster_a_handle_sends_from_this_process(tmp_pa
     handle = SenderHandle(LocalRay(tmp_path), "webhook", stand_ins.settings("webhook"))
     await handle.start()
     assert (await handle.send([claim(7)], NOW))[0].kind == "sent"
+    assert await handle.circuit() == "closed"
     await handle.close()
     await stand_ins.close()
 

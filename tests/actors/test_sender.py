@@ -223,6 +223,13 @@ async def test_one_broken_webhook_receiver_does_not_stop_the_others() -> None:
     [outcome] = await sender.send([claim(9, channel="webhook", body=b'{"event":"e","data":{}}')], NOW)
     assert outcome.kind == "sent"
     assert sender.health()["breakers"] == {"dead": "open"}
+    assert await sender.circuit() == "open", "the worst of its receivers"
+    for breaker in sender.breakers.values():
+        breaker.until = 0
+    assert await sender.circuit() == "half_open"
+    for breaker in sender.breakers.values():
+        breaker.succeeded()
+    assert await sender.circuit() == "closed"
     await sender.close()
     await stand_ins.close()
 

@@ -1,7 +1,8 @@
 """Holds the promises against what was recorded. Shares no code with the product: it reads JSON and knows the rules in words.
 
 A recorded run is a list of commits, each `{"at": ms, "facts": [JSON of each fact that arrived], "journal": [JSON records],
-"claims": [{"effect", "attempt", "body_hash"}]}`, and what the order was at rest, `{"view": {...}, "wanted": [...]}`.
+"claims": [{"effect", "attempt", "body_hash"}], "texts": {effect: what its message says if it leaves before the next commit}}`,
+and what the order was at rest, `{"view": {...}, "wanted": [...]}`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 HELD_BACK = ("warehouse.pick", "carrier.label")  # promise 6
 NEEDS_ALL_REPORTS = (*HELD_BACK, "payment.refund")
 SHIPPED = {"in_transit", "out_for_delivery", "delivered", "attempt_failed", "pickup", "exception", "returned", "lost", "damaged"}
+TROUBLED = {"exception", "attempt_failed", "lost", "damaged", "expired", "returned"}
 ACCEPTED = "sent"
 # What undoes is wanted where there is something to undo: it follows what providers and stock answered in this very run.
 COMPENSATIONS = {"carrier.void cancelled": "carrier.label packed", "team.notice cancelled_after_pick": "warehouse.pick in_progress"}
@@ -68,7 +70,8 @@ def _weight(fact: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def check_run(run: dict[str, Any], ability: str = "neither") -> list[str]:
-    """What this run broke of promises 3 (offered and withdrawn), 4 (journal before effect), 5 (once) and 6 (held)."""
+    """What this run broke of promises 3 (offered and withdrawn), 4 (journal before effect), 5 (once) and 6 (held), and which of
+    its messages were not true by what was known when they may have left."""
     broken: list[str] = []
     known = Known()
     for commit in run["commits"]:
@@ -81,7 +84,108 @@ def check_run(run: dict[str, Any], ability: str = "neither") -> list[str]:
         for claim in commit["claims"]:
             if claimed.get((claim["effect"], claim["attempt"])) != claim["body_hash"]:
                 broken.append(f"promise 4: attempt {claim['attempt']} of {claim['effect']} left without its entry in the journal")
+        broken += _texts(commit["texts"], known)
     return broken
+
+
+# --- texts: the published words where they are true, and only there
+def _texts(texts: dict[str, str], known: Known) -> list[str]:
+    broken: list[str] = []
+    told: dict[tuple[str, str], str] = {}
+    for effect, text in texts.items():
+        name = known.ids[effect]
+        action, milestone, *instance = name.split(" ", 2)
+        for words, true in _claims(action, milestone, instance[0] if instance else "", known):
+            if text and (words in text) != true:
+                broken.append(f"text: {name} {'leaves out' if true else 'says'} {words!r}: {text!r}")
+        if text and instance and text in told.values() and (action, milestone) in told:
+            broken.append(f"text: {name} says of two parcels the same: {text!r}")
+        if instance:
+            told[action, milestone] = text
+    return broken
+
+
+def _claims(action: str, milestone: str, instance: str, known: Known) -> list[tuple[str, bool]]:
+    """What a message may say, and whether it is so. What is not listed may be said or not."""
+    (placed,) = sorted(known.of("OrderPlaced"), key=_weight)[-1:]
+    captures = [f["amount"] for f in known.of("PaymentCaptured")]
+    stated = [f["amount"] for f in known.of("OrderPaid")]
+    paid = max(sum(captures), *stated, 0)
+    refunded = sum(f["amount"] for f in known.of("PaymentRefunded"))
+    back = 0 < paid <= refunded
+    due = not placed.get("prepaid") and placed["total"] > 0
+    shipped = known.shipped()
+    if (action, milestone) == ("notify.email", "order_placed"):
+        still = not shipped and not known.cancelled()
+        return [
+            ("is awaiting payment confirmation", due and not captures and not any(stated) and still),
+            ("once your payment is processed", due and paid < placed["total"] and still),
+            ("your payment is confirmed", due and paid >= placed["total"] and still and not back),
+            ("and is on its way", shipped and all(_moves(p, known) for p in _parcels(known)) and _whole(_parcels(known), placed, known)),
+        ]
+    if (action, milestone) == ("notify.email", "payment_confirmed"):
+        approved = (known.verdict_of_people() or known.verdict) == "approve"
+        stops = known.holds() or known.incomplete() or known.cancelled() or shipped or back or _short(known) or not approved
+        return [("are now being prepared for shipment", not stops)]
+    if milestone == "shipped" and action == "notify.email":
+        return [("is on its way", _moves(instance, known)), ("Part of your order", _is_part(instance, placed, known))]
+    if milestone in ("shipped", "delivery_reminder") and action == "notify.sms":
+        return [("Part of your", _is_part(instance, placed, known))]
+    if action == "notify.push":
+        latest = _tag(instance, known) if instance else ""
+        now = {
+            "shipped": _moves(instance, known) and latest != "out_for_delivery",
+            "out_for_delivery": latest == "out_for_delivery",
+            "order_placed": paid < placed["total"] and not _begun(known) and not known.of("PaymentFailed"),
+            "payment_confirmed": not _begun(known) and not back,
+        }
+        if milestone in now and not (milestone == "order_placed" and not due):
+            return [(" was ", not now[milestone])]  # else it "is now", or "has been" since a day before
+    return []
+
+
+def _begun(known: Known) -> bool:
+    """Something is, or was, done about the goods, or keeps them."""
+    reserved = {f["object"] for f in known.of("StockReserved")} - {f["object"] for f in known.of("StockReleased")}
+    parcels = known.of("ParcelPacked") or known.of("ParcelScanned")
+    return bool(reserved or parcels or known.of("ItemsPicked") or _short(known) or known.holds() or known.cancelled())
+
+
+def _short(known: Known) -> bool:
+    return bool({f["object"] for f in known.of("StockShort")} - {f["object"] for f in known.of("StockReserved")})
+
+
+def _parcels(known: Known) -> list[str]:
+    return sorted({f["parcel"] for f in known.of("ParcelScanned") if f["tag"] in SHIPPED})
+
+
+def _tag(parcel: str, known: Known) -> str:
+    """The latest word on a parcel; delivered stays delivered unless it comes back."""
+    tags = [(f["at"], f["tag"]) for f in known.of("ParcelScanned") if f["parcel"] == parcel and f["tag"] != "unknown"]
+    final = [tag for tag in ("returned", "delivered") if tag in {t for _, t in tags}]
+    return final[0] if final else max(tags)[1] if tags else ""
+
+
+def _moves(parcel: str, known: Known) -> bool:
+    return _tag(parcel, known) not in TROUBLED | {"delivered"}
+
+
+def _inside(parcel: str, known: Known) -> dict[str, int]:
+    packed = [f for f in known.of("ParcelPacked") if f["parcel"] == parcel]
+    return {q["line"]: q["quantity"] for f in packed for q in f.get("lines", ())}
+
+
+def _whole(parcels: list[str], placed: dict[str, Any], known: Known) -> bool:
+    insides = [_inside(parcel, known) for parcel in parcels]
+    if not all(insides):
+        return True
+    return all(sum(inside.get(x["line"], 0) for inside in insides) >= x["quantity"] for x in placed["lines"])
+
+
+def _is_part(parcel: str, placed: dict[str, Any], known: Known) -> bool:
+    if _inside(parcel, known):
+        return not _whole([parcel], placed, known)
+    return bool({*_parcels(known), *(f["parcel"] for f in known.of("ParcelPacked"))} - {parcel})
 
 
 def _entry(entry: dict[str, Any], known: Known, claimed: dict[tuple[str, int], str], at: int, ability: str) -> list[str]:

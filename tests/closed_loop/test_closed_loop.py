@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import orders.merge
+import orders.plan
 import streams.orders
 from orders.effect import effect_id
-from orders.fact import Fact, FactParked, FactUnparked, Tracking
-from orders.policy import Policy
+from orders.fact import Fact, FactParked, FactUnparked, Quantity, Tracking
+from orders.policy import TRIGGERS, Policy, Trigger
 from orders.sourcing import Location, Rate, Table
 from orders.state import VARIANTS, encode
 from tests.closed_loop.checker import check_rest, check_run
@@ -34,6 +35,7 @@ from tests.orders.lives import (
     retract,
     review,
     scanned,
+    short,
 )
 
 SHIPPED = scanned(Tracking.IN_TRANSIT, T0 + 30 * HOUR)
@@ -61,6 +63,22 @@ SCENARIOS: dict[str, list[Fact]] = {
     "incomplete": [placed(), captured(), PARKED],
     "reviewed": [placed(), captured(), packed(), review(True, at=T0 + 5 * HOUR)],
     "declined by a person": [placed(), captured(), review(False, at=T0 + 5 * HOUR)],
+    "paid in parts": [placed(), captured(2000), captured(2999, object="pi_2", at=T0 + 3 * HOUR), packed()],
+    "an invoice": [placed(prepaid=True), packed(), SHIPPED],
+    "for nothing": [placed(total=0), packed(), SHIPPED, DELIVERED],
+    "backordered": [placed(), captured(), short(system="wms:lumi", object="short-1")],
+    "two parcels": [
+        *(placed(), captured(), packed(lines=(Quantity(line="1", quantity=2),)), packed("P2", lines=(Quantity(line="2", quantity=1),))),
+        *(SHIPPED, scanned(Tracking.IN_TRANSIT, T0 + 40 * HOUR, "P2"), scanned(Tracking.OUT_FOR_DELIVERY, T0 + 41 * HOUR, "P2"), DELIVERED),
+    ],
+    "back again": [
+        placed(),
+        captured(),
+        packed(),
+        SHIPPED,
+        scanned(Tracking.EXCEPTION, T0 + 40 * HOUR),
+        scanned(Tracking.RETURNED, T0 + 3 * DAY),
+    ],
     "retracted": [placed(), captured(), captured(10, object="pi_9"), retract("PaymentCaptured", "stripe:lumi", "pi_9")],
 }
 # fraud before and after the payment is known
@@ -133,6 +151,18 @@ def test_the_promises_hold_where_a_table_of_rates_says_where_from(facts: list[Fa
     assert broken(runs) == []
 
 
+PUSHES = tuple(Trigger(milestone, "push", milestone) for milestone in ("order_placed", "payment_confirmed", "in_progress"))
+
+
+@pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_no_message_is_false_by_what_is_known_whenever_it_is_claimed(facts: list[Fact]) -> None:
+    policy = Policy(retire_after_ms=0, triggers=(*TRIGGERS, *PUSHES))
+    for delay in (MINUTE, 2 * HOUR, 3 * DAY):
+        runs = runs_of(facts, FRAUDS["approve"], range(8), policy=policy, delay_ms=delay)
+        assert any(commit["texts"] for run in runs for commit in run["commits"])
+        assert [line for run in runs for line in check_run(run)] == []
+
+
 def test_in_observe_nothing_leaves_and_nothing_stays_open() -> None:
     for facts in SCENARIOS.values():
         world = World(facts, 3, mode="observe")
@@ -202,3 +232,18 @@ def test_the_checker_catches_an_unknown_that_is_sent_again(monkeypatch: pytest.M
     monkeypatch.setattr(streams.orders.OrdersProcessor, "_ability", lambda self, effect: "keyed")
     runs = runs_of(SCENARIOS["smooth"], (0.1, 0.1), range(12), trouble=0.5)
     assert any("promise 5" in line for line in broken(runs, "neither"))
+
+
+@pytest.mark.parametrize("scenario", ["smooth", "an invoice", "two parcels", "back again"])
+def test_the_checker_catches_published_words_that_are_not_true(monkeypatch: pytest.MonkeyPatch, scenario: str) -> None:
+    monkeypatch.setattr(orders.plan, "_stands", lambda *known: {})
+    monkeypatch.setattr(orders.plan, "_part", lambda *known: {})
+    assert any("text: " in line for line in broken(runs_of(SCENARIOS[scenario], (0.1, 0.1), range(8))))
+
+
+def test_the_checker_catches_an_open_request_that_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_the_clock(self: Any, name: str, effect: Any, its: Any, now: int) -> bool:
+        return bool(its.due and now >= effect.offered_at + HOUR)
+
+    monkeypatch.setattr(streams.orders.OrdersProcessor, "_asks_again", by_the_clock)
+    assert any("text: " in line for line in broken(runs_of(SCENARIOS["smooth"], (0.1, 0.1), range(8), delay_ms=HOUR)))

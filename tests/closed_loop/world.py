@@ -14,17 +14,21 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from messages.render import Brand, Renderer, Unrenderable
+from messages.way_back import WayBack
 from orders.effect import Claim, Outcome
 from orders.fact import AnyFact, Fact, MessageReported, StockReleased, StockReserved, encode_fact
 from orders.merge import join, merge
 from orders.plan import plan
 from orders.policy import Policy
+from orders.request import MessageRequested
 from orders.state import Order, decode, encode
 from orders.view import View, view
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Record, Scores
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+RENDERER = Renderer(Brand(), WayBack([b"0123456789abcdef"]))
 
 
 class Live:
@@ -89,6 +93,8 @@ class World:
         self.sent: dict[str, list[bytes]] = {}  # effect -> bodies the outside accepted
         self.events: list[tuple[int, int, str, Any]] = []
         self.answered: set[str] = set()
+        self.texts: dict[str, str] = {}  # effect -> what the customer's lane would say, were it to claim the message now
+        self.withheld: set[str] = set()  # of which it was told that they are not true
         for fact in facts:
             for _ in range(1 + (self.rng.random() < 0.3)):
                 self.at(fact.at + self.rng.randrange(delay_ms), "fact", encode_fact(fact))
@@ -137,6 +143,7 @@ class World:
             self.stored[key] = encode(order)
             self.cache[key] = order
             assert encode(decode(self.stored[key])) == self.stored[key]
+        self.hand_over([msgspec.json.decode(out.value) for out in result.outbox if out.topic == "customers"], records)
         for at in result.due.values():
             assert at == 0 or at > self.now, "something is due that was not dealt with"
             self.due = at
@@ -149,12 +156,27 @@ class World:
                 "facts": [r.value for r in records],
                 "journal": result.journal,
                 "claims": [{"effect": c.effect, "attempt": c.attempt, "body_hash": body_hash(c)} for c in result.claims],
+                "texts": {effect: text for effect, text in self.texts.items() if effect not in self.withheld},
             }
         )
         for claim in result.claims:
             self.call(claim)
         for out in result.outbox:
             self.ask_other_lane(out.topic, msgspec.json.decode(out.value))
+
+    def hand_over(self, told: list[dict[str, Any]], records: list[Record]) -> None:
+        """What the customer's lane holds after this commit: until the order knows what became of a message, it may be claimed."""
+        for record in records:
+            fact = msgspec.json.decode(record.value)
+            if fact["type"] == "MessageReported":
+                self.texts.pop(fact["effect"], None)
+        for request in told:
+            if request["type"] == "MessageRequested":
+                self.texts[request["effect"]] = said(msgspec.convert(request, MessageRequested), self.now)
+            elif request["type"] == "MessageBlocked":
+                self.withheld.add(request["effect"])
+            else:
+                self.withheld.discard(request["effect"])
 
     def call(self, claim: Claim) -> None:
         """The sender's side: claims get lost, calls are refused, accepted without an answer, or fine."""
@@ -243,6 +265,27 @@ class World:
             "reserved": sorted(v.reserved),
         }
         return {"view": told, "wanted": sorted(set(plan(v, order, self.policy).effects)), "state": reported(order).hex()}
+
+
+def said(request: MessageRequested, now: int) -> str:
+    """The words of a message, with its subject; "" for one that would not be sent."""
+    try:
+        rendered = RENDERER.render(
+            request.template,
+            request.channel,
+            request.fields,
+            msgspec.structs.replace(request.person, push_token="token-1"),
+            customer=request.customer,
+            effect=request.effect,
+            order=request.order,
+            milestone_at=request.milestone_at,
+            as_of=now,
+            variant=True,
+        )
+    except Unrenderable:
+        return ""
+    body = msgspec.json.decode(rendered.body)
+    return "\n".join(filter(None, (body.get("subject"), body.get("text"), body.get("body"))))
 
 
 def body_hash(claim: Claim) -> str:

@@ -8,10 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
+import demo
+import wire
 from connectors.delivery import Delivery, encode_delivery
+from connectors.store import Store
 from orders.fact import OrderPlaced, PaymentCaptured, encode_fact
 from orders.request import ConsentReported, StockLevelReported
 from streams.partition import partition_of
+from streams.processor import VERSION
 from tests.e2e_input.conftest import PARTITIONS, Installation, until
 from tests.orders.lives import captured, placed
 
@@ -31,6 +35,17 @@ def now(installation: Installation, order: str, **more: Any) -> OrderPlaced:
 
 def paid(installation: Installation, order: str, **more: Any) -> PaymentCaptured:
     return captured(at=installation.clock.now(), order=order, object=f"pi-{order}", **more)
+
+
+def add_up(installation: Installation) -> None:
+    """Every fact is done, parked or waiting, whatever somebody did about it since."""
+
+    async def looked(store: Store) -> demo.Picture:
+        async with wire.opened(wire.log_of(installation.settings)) as log:
+            return await demo.look(installation.settings, store, log)
+
+    found = installation.ask(looked)
+    assert found.done + found.parked + found.waiting == found.facts_in and found.parked > 0
 
 
 GOOD = encode_fact(captured())
@@ -201,6 +216,7 @@ def test_a_repaired_record_is_replayed_once_and_its_order_is_whole_again(install
     assert next(row for row in listed if row["id"] == name)["detail"] == "$.amount"
 
     done = installation.cli("parked", "show", name)
+    assert f", parked by version {VERSION})" in done.stderr.decode()
     assert done.stdout == broken and b"schema: $.amount" in done.stderr
     again = installation.cli("parked", "replay", name, "--by", "anna", code=1)
     assert b"it would be parked again, schema: $.amount" in again.stderr
@@ -228,6 +244,7 @@ def test_a_record_without_its_key_is_replayed_to_the_order_it_names(installation
     (name,) = (name for name, row in installation.parked().items() if row.value == value)
     installation.cli("parked", "replay", name, "--by", "anna")
     installation.rest()
+    add_up(installation)
     assert installation.order(order)["number"] == order.rpartition(":")[2]
 
 
@@ -259,3 +276,4 @@ def test_a_record_is_discarded_only_with_a_reason_which_the_order_keeps(installa
     found = installation.order(order)
     assert name not in installation.parked() and "incomplete" not in found["flags"]
     assert "anna: a test of ours" in json.dumps(found["timeline"])
+    add_up(installation)

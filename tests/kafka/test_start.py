@@ -92,6 +92,8 @@ async def test_what_another_partitioner_puts_elsewhere_is_parked_and_replayed_to
                 if partition_of(record.key, 4) != partition:
                     astray[f"wrong_partition/facts/{partition}/{record.offset}"] = record
         assert {record.key for record in astray.values()} == {facts[-1][0]}
+        late = [row for row in await wire.lag(its.settings) if row["behind"]]
+        assert late and all(0 <= row["seconds"] < 60 for row in late), "asked from outside: no worker runs"
         await its.start()
         await its.rest()
 

@@ -226,3 +226,14 @@ def test_a_state_of_a_later_version_is_refused() -> None:
     assert encode(decode(blob)) == blob
     with pytest.raises(NewerState, match="version 7"):
         decode(b"\x07" + blob[1:])
+
+
+def test_what_a_message_was_asked_to_say_before_is_kept_until_it_has_ended() -> None:
+    first, paid, first_again = asked("e1", 10), asked("e1", 20, {"state": "paid"}), asked("e1", 30)
+    kept = fold(first, paid).messages["e1"]
+    assert kept.content is not None
+    assert (kept.content.fields, [(at, c.fields) for at, c in kept.earlier]) == ({"state": "paid"}, [(10, {"order_number": "1"})])
+    again = fold(first, paid, first_again).messages["e1"]
+    assert [(at, c.fields) for at, c in again.earlier] == [(20, {"state": "paid"})]
+    over = fold(first, paid, closed("e1", "sent")).messages["e1"]
+    assert (over.content, over.earlier) == (None, ())

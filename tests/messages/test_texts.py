@@ -153,6 +153,135 @@ def test_the_eight_texts_are_word_for_word(renderer: Renderer, template: str, ch
         assert wording in Visible(body["html"]).text
 
 
+# --- by state: the published words where they are true, and only there
+PLACED = "Hi Ada, thank you for your order! Your order #1001 has been successfully placed"
+CONFIRMED = "Great news, Ada! Your payment for order #1001 has been confirmed."
+STATUS = "You can track your order status here: https://shop.example/o/1001."
+BY_NUMBER = "via NorthPost with tracking number NP123. You can"
+JOURNEY = "its journey here: https://northpost.example/NP123."
+QUESTIONS = "If you have any questions, please reply to this email."
+ENJOY = "We hope you enjoy your new Desk Lamp."
+PART = {"part": "yes", "part_name": "Desk Lamp"}
+VARIANTS: list[tuple[str, str, dict[str, str], str]] = [
+    ("order_placed", "email", {"state": "paid"}, f"{PLACED} and your payment is confirmed."),
+    (
+        *("order_placed", "email", {"state": "paid", "ships": "yes"}),
+        f"{PLACED} and your payment is confirmed. We'll send another update once your order is on its way.",
+    ),
+    ("order_placed", "email", {"state": "part_paid"}, f"{PLACED}. We'll send another update once your payment is processed."),
+    ("order_placed", "email", {"state": "free", "ships": "yes"}, f"{PLACED}. We'll send another update once your order is on its way."),
+    ("order_placed", "email", {"state": "free"}, f"{PLACED}."),
+    ("order_placed", "email", {"state": "shipped"}, f"{PLACED} and is on its way."),
+    ("order_placed", "email", {"state": "part_shipped"}, f"{PLACED} and part of it is on its way."),
+    ("order_placed", "email", {"state": "delivered"}, f"{PLACED} and has been delivered."),
+    ("order_placed", "email", {"state": "cancelled"}, f"{PLACED} and has since been cancelled."),
+    ("order_placed", "email", {"state": "placed"}, f"{PLACED}."),
+    *(
+        ("payment_confirmed", "email", {"state": state}, f"{CONFIRMED} {STATUS}")
+        for state in ("shipped", "held", "backordered", "incomplete", "undecided", "cancelled", "refunded", "fetched")
+    ),
+    (
+        *("shipped", "email", {"state": "delivered"}),
+        f"Your order #1001 has been delivered, Ada! It was shipped today {BY_NUMBER} see {JOURNEY} {ENJOY}",
+    ),
+    ("shipped", "email", {"state": "troubled"}, f"Your order #1001 has shipped, Ada! It was shipped today {BY_NUMBER} see {JOURNEY}"),
+    (
+        *("shipped", "email", PART),
+        f"Part of your order #1001 is on its way, Ada! It was shipped today {BY_NUMBER} follow {JOURNEY} {ENJOY}",
+    ),
+    (
+        *("shipped", "email", PART | {"state": "delivered"}),
+        f"Part of your order #1001 has been delivered, Ada! It was shipped today {BY_NUMBER} see {JOURNEY} {ENJOY}",
+    ),
+    (
+        *("cancelled", "email", {"state": "refunded"}),
+        f"Hi Ada, your order #1001 has been cancelled, and your payment has been refunded. {QUESTIONS}",
+    ),
+    (
+        *("delay", "email", {"state": "shipped"}),
+        f"Hi Ada, we're sorry, but your order #1001 is taking longer than we promised. We are on it. {STATUS}",
+    ),
+    ("shipped", "sms", PART, "Part of your Lumi Zone order #1001 (Desk Lamp) has shipped! Track it here: https://lz.example/t/k3J9."),
+    (
+        *("delivery_reminder", "sms", PART),
+        "Heads up! Part of your Lumi Zone order #1001 (Desk Lamp) is expected to be delivered today. Get ready to receive your items!",
+    ),
+    ("out_for_delivery", "push", {"state": "past"}, "Order #1001 Update: Your package was Out for Delivery today."),
+    ("out_for_delivery", "push", PART, "Order #1001 Update: Your package (Desk Lamp) is now Out for Delivery!"),
+    (
+        *("payment_confirmed", "push", {"state": "past", "status_text": "Payment Confirmed"}),
+        "Order #1001 Update: Your order was Payment Confirmed today.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("template", "channel", "state", "wording"), VARIANTS)
+def test_where_the_published_words_are_not_true_others_are_said(
+    renderer: Renderer, template: str, channel: str, state: dict[str, str], wording: str
+) -> None:
+    body = said(renderer, template, channel, **state)
+    assert words(body, channel) == wording
+    assert "  " not in wording
+    if channel == "email":
+        page = Visible(body["html"]).text
+        assert wording in page
+        if template == "shipped":
+            assert ("n its way" in body["subject"] + page) == (not state.get("state"))
+            assert body["subject"].startswith("Part of your" if "part" in state else "Your")
+
+
+def test_every_field_that_chooses_words_has_a_row_in_the_table_and_without_any_the_words_are_the_published_ones(renderer: Renderer) -> None:
+    tried = {(template, channel, name) for template, channel, state, _ in VARIANTS for name in state}
+    noun = {"push": "out_for_delivery"}  # one row for all that are worded alike
+    for (template, channel), wording in WORDING.items():
+        for name in wording.knows:
+            assert name == "tracking_number" or (noun.get(channel, template), channel, name) in tried
+    for template, channel, golden in GOLDEN:
+        blank: dict[str, str | None] = dict.fromkeys(set(WORDING[template, channel].knows) - set(WORDING[template, channel].needs))
+        assert words(said(renderer, template, channel, **blank), channel) == golden
+        for row in VARIANTS:
+            assert row[:2] != (template, channel) or row[3] != golden
+
+
+def test_a_push_of_another_day_that_is_over_says_when_it_was(renderer: Renderer) -> None:
+    late = said(renderer, "out_for_delivery", "push", state="past", milestone_at=NOON - 2 * DAY)
+    assert words(late, "push") == "Order #1001 Update: Your package was Out for Delivery on 21 November."
+
+
+@pytest.mark.parametrize("template", ["shipped", "delivery_reminder"])
+def test_an_sms_about_a_part_says_which_in_as_many_segments_as_it_would_need_without(renderer: Renderer, template: str) -> None:
+    long = "Solstice Wool Blanket, Fjord Ceramic Vase and Harbour Linen Curtain"
+    for name, number, found in (
+        ("Desk Lamp", "NP123", "(Desk Lamp)"),
+        (long, "NP123", "(NP123)"),
+        ("Lamp \u0151", "NP123", "(NP123)"),  # that letter alone would make three segments of it
+        (long, "9" * 90, "#1001 "),
+        ("", "", "#1001 "),
+    ):
+        fields = PART | {"part_name": name, "tracking_number": number}
+        text = said(renderer, template, "sms", short_link="https://track.lumi.example/t/lumi:1001.0123456789abcdef", **fields)["text"]
+        assert "Part of your" in text
+        assert found in text
+        assert ("(" in text) == ("(" in found)
+        assert segments(text)[::2] == ("gsm7", 1)
+    forced = said(renderer, "shipped", "sms", **PART, order_number="9" * 150)["text"]  # needs two in any case
+    assert "(Desk Lamp)" in forced
+    assert segments(forced).parts == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [("ups", "UPS"), ("UPS", "UPS"), ("fedex", "FedEx"), ("usps", "USPS"), ("NorthPost", "NorthPost")]
+)
+def test_a_carrier_is_called_as_it_writes_itself(renderer: Renderer, code: str, name: str) -> None:
+    assert f" via {name} with" in words(said(renderer, "shipped", "email", carrier=code), "email")
+
+
+def test_what_chooses_words_is_no_less_escaped_than_other_fields(renderer: Renderer) -> None:
+    with pytest.raises(Unrenderable, match="bad_field"):
+        said(renderer, "shipped", "sms", part="yes", part_name="x" * 2_001)
+    assert "{{ 7*7 }}" in said(renderer, "shipped", "sms", part="yes", part_name="{{ 7*7 }}")["text"]
+
+
 def test_brand_and_hashtag_come_from_configuration() -> None:
     other = Renderer(Brand(name="Nord & Co", hashtag="#nordlife"), WayBack([KEY]))
     assert words(said(other, "shipped", "sms"), "sms").startswith("Your Nord & Co order #1001 has shipped!")

@@ -16,7 +16,7 @@ from orders.fact import Address, Fact, Quantity, Tracking
 from orders.journal import Claimed, Decided, Ended, Offered, adopt
 from orders.merge import merge
 from orders.plan import TEAMS, answered, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
-from orders.policy import TRIGGERS, Policy
+from orders.policy import TRIGGERS, Policy, Trigger
 from orders.request import MessageRequested, StockReleaseRequested, StockRequested
 from orders.state import Order
 from orders.view import view
@@ -266,7 +266,7 @@ def test_a_failed_payment_asks_the_customer_and_a_second_one_finance_and_a_succe
 def test_every_notice_has_a_team() -> None:
     everything = set().union(*(wants(*LIFE[:n], *extra) for n in range(9) for extra in itertools.combinations(EACH, 2)))
     notices = {parts(name)[1] for name in everything if name.startswith("team.notice")}
-    assert {"contradiction", "exception", "dispute", "stock_risk"} <= notices <= TEAMS.keys()
+    assert {"contradiction", "exception", "dispute", "stock_shortage_risk"} <= notices <= TEAMS.keys()
 
 
 # --- holds
@@ -433,6 +433,120 @@ def test_a_mail_names_the_items_of_its_parcel() -> None:
         *LIFE[:4], packed("P2", lines=(Quantity(line="2", quantity=1),)), scanned(Tracking.IN_TRANSIT, T0 + DAY, "P2"), verdict="approve"
     )
     assert _message("notify.email shipped P2", order).fields["product_name"] == "Linen shade"
+
+
+# --- how things stand: what chooses between the published words and others
+LAMPS, SHADES = (Quantity(line="1", quantity=2),), (Quantity(line="2", quantity=1),)
+MOVES = scanned(Tracking.IN_TRANSIT, T0 + DAY)
+SPLIT = (*LIFE[:4], packed(lines=LAMPS), packed("P2", lines=SHADES))
+COUNTER = placed(not_applicable=("address",))
+PLACED_STATES: list[tuple[tuple[Fact, ...], dict[str, str]]] = [
+    ((placed(),), {}),
+    ((placed(), failed()), {}),
+    ((placed(), authorized()), {}),
+    ((placed(), captured(100)), {"state": "part_paid"}),
+    ((placed(), captured(currency="USD")), {"state": "part_paid"}),
+    ((placed(), captured()), {"state": "paid", "ships": "yes"}),
+    ((COUNTER, captured()), {"state": "paid"}),
+    ((placed(prepaid=True),), {"state": "free", "ships": "yes"}),
+    ((placed(total=0),), {"state": "free", "ships": "yes"}),
+    ((placed(), MOVES), {"state": "shipped"}),
+    ((*SPLIT, MOVES), {"state": "part_shipped"}),
+    ((placed(), scanned(Tracking.LOST, T0 + DAY)), {"state": "placed"}),
+    (LIFE, {"state": "delivered"}),
+    ((placed(), captured(), refunded(4999)), {"state": "placed"}),
+    ((placed(), captured(), cancel()), {"state": "cancelled"}),
+]
+
+
+def _stands(name: str, *facts: Fact, verdict: str = "approve", policy: Policy = POLICY) -> dict[str, str]:
+    order = order_of(*facts, verdict=verdict)
+    fields = message(name, "id", view(order), order, policy, T0).fields
+    return {field: fields[field] for field in ("state", "ships", "part", "part_name") if field in fields}
+
+
+@pytest.mark.parametrize(("facts", "stands"), PLACED_STATES)
+def test_the_mail_that_an_order_was_placed_says_how_far_it_is(facts: tuple[Fact, ...], stands: dict[str, str]) -> None:
+    assert _stands("notify.email order_placed", *facts) == stands
+
+
+def test_no_further_mail_is_promised_where_none_is_sent() -> None:
+    silent = Policy(triggers=tuple(t for t in TRIGGERS if t.milestone != "shipped"))
+    assert _stands("notify.email order_placed", placed(), captured(), policy=silent) == {"state": "paid"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict", "state"),
+    [
+        (LIFE[:2], "approve", ""),
+        (LIFE[:5], "approve", ""),
+        (LIFE[:2], "review", "held"),
+        ((*LIFE[:2], hold()), "approve", "held"),
+        ((*LIFE[:2], hold(), release("h1")), "approve", ""),
+        ((*LIFE[:2], short()), "approve", "backordered"),
+        ((*LIFE[:2], PARKED), "approve", "incomplete"),
+        ((*LIFE[:2], cancel()), "approve", "cancelled"),
+        ((*LIFE[:2], refunded(4999)), "approve", "refunded"),
+        ((COUNTER, captured()), "approve", "fetched"),
+        (LIFE[:6], "approve", "shipped"),
+    ],
+)
+def test_a_confirmed_payment_says_that_items_are_prepared_only_while_they_are(facts: tuple[Fact, ...], verdict: str, state: str) -> None:
+    assert _stands("notify.email payment_confirmed", *facts, verdict=verdict).get("state", "") == state
+
+
+@pytest.mark.parametrize(
+    ("tag", "mail", "shipped", "out"),
+    [
+        (Tracking.IN_TRANSIT, "", "", "past"),
+        (Tracking.OUT_FOR_DELIVERY, "", "past", ""),
+        (Tracking.DELIVERED, "delivered", "past", "past"),
+        (Tracking.ATTEMPT_FAILED, "troubled", "past", "past"),
+        (Tracking.RETURNED, "troubled", "past", "past"),
+        (Tracking.UNKNOWN, "", "", "past"),
+    ],
+)
+def test_what_is_said_of_a_parcel_follows_its_latest_scan(tag: Tracking, mail: str, shipped: str, out: str) -> None:
+    life = (*LIFE[:5], MOVES, scanned(tag, T0 + 2 * DAY))
+    names = ("notify.email shipped P1", "notify.push shipped P1", "notify.push out_for_delivery P1")
+    assert tuple(_stands(name, *life).get("state", "") for name in names) == (mail, shipped, out)
+    assert _stands("notify.sms shipped P1", *life) == {}, "it has shipped, whatever came then"
+
+
+def test_a_push_says_is_now_only_while_it_is() -> None:
+    pushes = Policy(triggers=tuple(Trigger(m, "push", m) for m in ("payment_confirmed", "in_progress", "refunded", "cancelled")))
+    for name, life, state in (
+        ("payment_confirmed", LIFE[:2], None),
+        ("payment_confirmed", LIFE[:3], "past"),
+        ("in_progress", LIFE[:3], None),
+        ("in_progress", LIFE[:6], "past"),
+        ("cancelled", (placed(), cancel()), None),
+        ("cancelled", (placed(), captured(), cancel(), refunded(4999)), "past"),
+    ):
+        assert _stands(f"notify.push {name}", *life, policy=pushes).get("state") == state
+    for amount, text in ((100, "Partly Refunded"), (4999, "Refunded")):
+        order = order_of(*LIFE, refunded(amount))
+        sent = message("notify.push refunded re_1", "id", view(order), order, pushes, T0)
+        assert (sent.fields["status_text"], sent.fields.get("state")) == (text, None)
+
+
+def test_a_parcel_that_is_not_the_whole_order_is_called_a_part_and_by_what_tells_it_from_the_others() -> None:
+    def part(parcel: str, *facts: Fact) -> str | None:
+        found = {_stands(f"notify.{channel} {said} {parcel}", *facts).get("part_name") for channel, said in kinds}
+        assert len(found) == 1
+        return found.pop()
+
+    kinds = (("email", "shipped"), ("sms", "shipped"), ("push", "shipped"), ("sms", "delivery_reminder"))
+    second = scanned(Tracking.IN_TRANSIT, T0 + DAY, "P2")
+    assert part("P1", *LIFE[:6]) is None
+    assert part("P1", *LIFE[:4], packed(lines=(*LAMPS, *SHADES)), MOVES) is None
+    assert part("P1", *SPLIT, MOVES) == "Desk lamp"
+    assert part("P2", *SPLIT, MOVES, second) == "Linen shade"
+    one_each = [packed(p, lines=(Quantity(line="1", quantity=1),)) for p in ("P1", "P2")]
+    assert [part(p, placed(lines=(LAMP,)), *one_each, MOVES, second) for p in ("P1", "P2")] == ["1Z-P1", "1Z-P2"]
+    assert part("P1", placed(), packed(), packed("P2"), MOVES, second) == "1Z-P1", "nobody says what is in which"
+    replaced = (packed(), MOVES, scanned(Tracking.RETURNED, T0 + 2 * DAY), scanned(Tracking.IN_TRANSIT, T0 + 3 * DAY, "P2"))
+    assert part("P2", placed(), *replaced) is None
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, ""), (1, "A"), (2, "A and B"), (3, "A, B and C")])

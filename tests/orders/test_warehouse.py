@@ -142,6 +142,6 @@ def test_parcels_are_numbered_and_a_number_is_never_used_again() -> None:
 
 def test_a_line_that_was_not_found_is_told_to_the_inventory_team_by_name() -> None:
     order = order_of(*READY, lacks("1", 1), verdict="approve")
-    assert "team.notice stock_risk 1" in plan(view(order), order, POLICY).effects
+    assert "team.notice stock_shortage_risk 1" in plan(view(order), order, POLICY).effects
     found = order_of(*READY, lacks("1", 1), msgspec.structs.replace(picked(), version=1), verdict="approve")
-    assert not [name for name in plan(view(found), found, POLICY).effects if "stock_risk" in name]
+    assert not [name for name in plan(view(found), found, POLICY).effects if "stock_shortage_risk" in name]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import duckdb
+import pytest
 
 from connectors.archive import Archive
 from streams.archiver import MAX_WAITING_RECORDS, Archiver, Shelf
 from streams.clock import VirtualClock
+from streams.processor import Chunk, Record
 from streams.transport import TP
 from tests.streams.toy import MemoryLog, chunk
 
+ROOT = Path(__file__).parents[2]
 FACTS = TP("facts", 0)
 repositioned: list[TP] = []
 DAY = 86_400_000
@@ -47,6 +51,21 @@ async def test_each_record_is_archived_once_over_a_restart_and_can_be_read_with_
     assert [offset for (offset,) in rows] == list(range(9))
 
 
+async def test_the_query_that_the_documents_show_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = MemoryLog()
+    await log.append("facts", [(b"lumi:1", b'{"type":"OrderPlaced"}')])
+    archiver, _ = await opened(tmp_path / "data" / "archive", log)
+    archiver.offer(Chunk("facts", 0, 0, 1, [Record(0, b"lumi:1", b'{"type":"OrderPlaced"}', DAY)]))
+    await archiver.close()
+    monkeypatch.chdir(tmp_path)
+    shown = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "operation.md").read_text(), re.DOTALL)
+    assert shown is not None
+    exec(shown[1], {})  # as somebody would who reads it
+    assert "lumi:1" in capsys.readouterr().out
+
+
 async def test_a_manifest_that_does_not_fit_the_log_stops_the_archive_loudly(tmp_path: Path) -> None:
     log = MemoryLog()
     await log.append("facts", [(b"k", b"x")] * 3)
@@ -70,5 +89,6 @@ async def test_partitions_that_have_waited_long_enough_are_written_a_few_at_a_ti
     assert archiver._ripe(61.0) == []
     archiver._shelves[TP("facts", 0)].records *= MAX_WAITING_RECORDS
     assert archiver._ripe(61.0) == [TP("facts", 0)], "one that fills up is written at once"
+    assert archiver.held == 1 and not archiver.room(TP("facts", 0))
     archiver._shelves.clear()
     await archiver.close()

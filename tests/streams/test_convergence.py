@@ -87,7 +87,9 @@ def counting(order: Order, facts: Any, key: Any, fact: Fact) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"), [("_vary", first_wins), ("_vary", last_wins), ("_by_time", as_it_came), ("_add", counting)], ids=lambda x: str(x)
+    ("name", "broken"),
+    [("_vary", first_wins), ("_vary", last_wins), ("_by_time", as_it_came), ("_add", counting)],
+    ids=lambda x: getattr(x, "__name__", x),
 )
 def test_a_broken_merge_is_seen(name: str, broken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, name, broken)

@@ -349,6 +349,27 @@ def test_a_late_answer_counts_even_when_the_message_was_given_up() -> None:
     assert lane.tags == set()
 
 
+def test_the_latency_of_a_message_runs_from_its_request_or_its_time_to_the_provider_s_word() -> None:
+    lane = Lane()
+    lane.turn(asked(template="order_placed", at=NOW - 4_000))
+    lane.now = NOW + 3_000
+    lane.outcome("retryable")
+    assert list(lane.processor.accepted) == [], "nobody has taken it yet"
+    lane.wait()
+    claimed_at = lane.now
+    lane.now += 500
+    lane.outcome("sent")
+    assert list(lane.processor.accepted) == [("email", "transactional", (claimed_at + 500 - (NOW - 4_000)) / 1000)]
+    lane.turn(asked(template="order_placed", at=lane.now))
+    assert len(lane.processor.accepted) == 1, "it counts once"
+    lane = Lane()
+    lane.turn(asked(template="order_placed", at=NOW - HOUR_MS, not_before=NOW + 1_000))
+    lane.wait()
+    lane.now += 2_000
+    lane.outcome("sent")
+    assert [seconds for _, _, seconds in lane.processor.accepted] == [2.0], "it was not late before it might leave"
+
+
 def test_a_keyed_channel_is_tried_again_with_the_same_key_and_bytes() -> None:
     lane = Lane(abilities={"email": "keyed"})
     evening = berlin(2026, 11, 23, 23, 59)
@@ -365,10 +386,49 @@ def test_a_keyed_channel_is_tried_again_with_the_same_key_and_bytes() -> None:
     assert lane.tags == set()
 
 
+def test_an_attempt_is_made_again_in_the_words_it_was_claimed_with_whatever_was_asked_for_since() -> None:
+    for ability, channel, template in (("keyed", "email", "order_placed"), ("lookup", "sms", "shipped")):
+        lane = Lane(abilities={channel: ability})
+        lane.turn(asked(template=template, channel=channel))
+        for at, state in enumerate(("paid", "shipped"), 1):
+            changed = FIELDS | {"state": state, "part": "yes", "part_name": state}
+            lane.turn(asked(template=template, channel=channel, at=NOW + at, fields=changed))
+        while len(lane.claims) < 2:
+            lane.wait()
+        first, second = lane.claims
+        assert (second.attempt, second.lookup, second.body) == (2, ability == "lookup", first.body)
+        lane.outcome("retryable", second)
+        lane.wait()
+        if ability == "keyed":
+            assert lane.claims[2].body == first.body
+        else:  # the provider never had it: what is said next is what is true now
+            assert "(shipped) has shipped" in msgspec.json.decode(lane.claims[2].body)["text"]
+        lane.outcome("sent", lane.claims[2])
+        assert (lane.message().content, lane.message().earlier) == (None, ())
+
+
+def test_a_claim_in_flight_is_left_alone_by_a_request_that_says_something_else() -> None:
+    lane = Lane()
+    lane.turn(asked())
+    lane.turn(asked(at=NOW + 1, fields=FIELDS | {"state": "paid"}))
+    lane.outcome("sent")
+    assert len(lane.claims) == 1
+    assert lane.said() == [("e1", "sent")]
+
+
+def test_a_message_says_what_was_last_asked_for_when_it_is_claimed() -> None:
+    lane = Lane()
+    lane.turn(asked(not_before=NOW + HOUR_MS))
+    lane.turn(asked(not_before=NOW + HOUR_MS, at=NOW + 1, fields=FIELDS | {"state": "paid", "ships": "yes"}))
+    lane.wait()
+    assert "your payment is confirmed" in msgspec.json.decode(lane.claims[0].body)["text"]
+
+
 def test_a_keyed_message_whose_bytes_would_differ_is_held_instead() -> None:
     lane = Lane(abilities={"email": "keyed"})
-    lane.turn(asked())
-    lane.turn(asked(at=NOW + 1, fields=FIELDS | {"customer_name": "Bob"}))
+    for version, address in enumerate(("ada@example.invalid", "moved@example.invalid")):
+        known = ProfileReported(at=NOW, customer=KEY, system="shop", person=Person(email=address), version=version)
+        lane.turn(known, asked(person=msgspec.structs.replace(PERSON, email="")))
     lane.wait()
     lane.wait()
     assert len(lane.claims) == 1

@@ -117,6 +117,20 @@ async def test_no_more_slots_than_the_channel_has_and_each_comes_back_with_its_o
     assert [world.dispatcher.take("email") for _ in range(3)] == [True, True, False]
 
 
+async def test_a_channel_is_full_while_somebody_waits_for_a_slot_of_it(world: World) -> None:
+    for _ in range(4):
+        assert world.dispatcher.take("email")
+    assert not world.dispatcher.full("email"), "nobody was turned away"
+    assert not world.dispatcher.take("email")
+    world.dispatcher.retry_at("email", 1000)
+    assert world.dispatcher.full("email") and not world.dispatcher.full("sms")
+    world.dispatcher.modes = Modes(version=4, stop="wrong prices", channels=LIVE.channels)
+    assert not world.dispatcher.full("email"), "a stop is no provider that cannot keep up"
+    world.dispatcher.modes = LIVE
+    world.dispatcher.give(["email"])
+    assert not world.dispatcher.full("email")
+
+
 async def test_claims_of_one_turn_of_the_loop_are_one_batch_and_go_back_to_their_own_lanes(world: World) -> None:
     one, other = Owner(), Owner()
     world.submit(one, claim(1), claim(2, "sms"))

@@ -162,6 +162,19 @@ async def test_a_call_leaves_only_when_its_claim_is_in_the_journal(world: World)
     assert await world.store.bodies(LANE, ["k0-0:1"]) == [None], "the bytes are kept only as long as the attempt is open"
 
 
+async def test_a_lane_that_waits_for_the_log_says_so_as_long_as_it_does(world: World) -> None:
+    lane = await world.started()
+    world.log.down = True
+    for n in range(6):  # more commits than may be on their way to the log
+        lane.offer(chunk(n, b"x"))
+        await asyncio.sleep(0.02)
+    await until(lambda: lane.outbox_full)
+    world.log.down = False
+    await until(at(lane, 6))
+    await lane.quiesce(5)
+    assert not lane.outbox_full
+
+
 async def test_closed_sends_look_like_a_stop(world: World) -> None:
     await world.store.set_sends([LANE], sends=False)
     lane = await world.started()

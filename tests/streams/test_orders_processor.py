@@ -309,7 +309,11 @@ def test_what_was_seen_is_counted() -> None:
     lane.turn(captured(), captured(), captured(5))
     counts = lane.processor.counts
     assert counts.facts == {"applied": 2, "late": 1, "duplicate": 1, "contradiction": 1}
-    assert counts.transitions == {("", "in_progress"): 1}
+    assert counts.transitions == {
+        ("", "in_progress", "applied"): 1,
+        ("in_progress", "in_progress", "late"): 1,  # the payment happened before the reservation
+        ("in_progress", "in_progress", "contradiction"): 1,
+    }
     assert counts.decisions == {("approve", "model"): 2}
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from connectors.delivery import Delivery, decode_delivery, encode_delivery
 from orders.fact import FactUnparked, PaymentCaptured, decode_fact, encode_fact
 from streams.clock import VirtualClock
-from streams.lane import parked_id
+from streams.lane import decode_parked, parked_id
 from streams.parking import NoSuchRecord, NotParked, Parking, StillUnreadable, order_of, put_back
-from streams.processor import Parked
+from streams.processor import VERSION, Parked
 from tests.web.fake_desk import BROKEN, NOBODYS, ORDER, PAYMENT, REPAIRABLE, FakeStore, parking
 from tests.web.fake_reader import NOW, ListLog
 
@@ -34,7 +34,14 @@ def place() -> Place:
 
 async def test_a_record_is_found_with_what_was_to_be_read(place: Place) -> None:
     found = await place.parking.find(RECORD)
-    assert (found.row, found.content, found.processor) == (REPAIRABLE, BROKEN, "orders")
+    assert (found.content, found.processor) == (BROKEN, "orders")
+    assert found.row == msgspec.structs.replace(REPAIRABLE, version=VERSION), "it says which version could not read it"
+
+
+def test_a_row_of_before_the_version_was_kept_is_read() -> None:
+    old = msgspec.structs.asdict(REPAIRABLE)
+    del old["version"]
+    assert decode_parked(msgspec.msgpack.encode(old)) == REPAIRABLE and REPAIRABLE.version == ""
 
 
 @pytest.mark.parametrize("record", ["", "nonsense", "schema/nowhere/0/1", "schema/facts/x/1", "schema/facts/0", "../facts/0/1", "a" * 999])

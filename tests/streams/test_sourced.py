@@ -204,7 +204,7 @@ def test_what_is_short_at_one_location_comes_from_another_and_nobody_is_told(see
     assert its.places() == {"1": "west", "2": "west"} and its.picks() == [("lumi:1", "west")]
     assert its.held() == {"SKU-1@west": 1, "SKU-2@west": 1} and not its.waiting()
     assert not its.gaps, "what was reserved is given back once the other is"
-    assert its.said("backordered") == its.said("stock_risk") == 0 and "backordered" not in its.statuses
+    assert its.said("backordered") == its.said("stock_shortage_risk") == 0 and "backordered" not in its.statuses
     assert its.shown <= {"west"}
 
 
@@ -227,7 +227,7 @@ def test_what_nobody_has_waits_in_every_queue_and_the_first_to_have_it_sends_it(
     its.rest()
     assert its.places() == {"2": "east"} and set(its.view().short) == {"1"}
     assert its.waiting() == {f"SKU-1@{place}" for place in PLACES} and not its.picks()
-    assert (its.said("backordered"), its.said("stock_risk")) == (1, 1)
+    assert (its.said("backordered"), its.said("stock_shortage_risk")) == (1, 1)
     its.count({("SKU-1", "north"): 1})
     its.rest()
     assert its.places() == {"1": "north", "2": "north"} and its.picks() == [("lumi:1", "north")]
