@@ -34,7 +34,7 @@ drill: $(READY)
 	@$(BIN)/python -m pytest -q -m drill --timeout 3600 $(ARGS)
 
 bench: $(READY)
-	@for bench in "throughput.py --workers 2" "pipeline.py --workers 2 --runs 3" latency.py gateway.py senders.py; do \
+	@for bench in "throughput.py --workers 2" "pipeline.py --runs 3" latency.py gateway.py senders.py; do \
 	    echo "== $$bench"; $(BIN)/python bench/$$bench; done
 
 setup: $(READY)
