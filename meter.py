@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -19,12 +19,11 @@ from weakref import WeakKeyDictionary
 from connectors.store import Store
 from metrics import Metrics
 from orders.effect import Claim, Outcome
-from orders.state import Order
 from orders.status import Status
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
 from streams.lane import Lane
-from streams.processor import Inputs, Processor, Record, Result, Scores
+from streams.processor import Inputs, Processor, Result, Scores
 from streams.reconcile import REPAIRS
 from streams.worker import Worker
 
@@ -89,16 +88,6 @@ class Circuit(Protocol):
     async def circuit(self) -> str: ...
 
 
-def service(record: Record, states: Mapping[str, Any]) -> str:
-    """How the order was placed that this record changed; "standard" too where it changed none, or nobody has placed it yet."""
-    order: Order | None = states.get((record.key or b"").decode(errors="replace"))
-    if order is not None:
-        for (kind, _, _), variants in order.facts.items():
-            if kind == "OrderPlaced":
-                return str(getattr(variants[0], "service", "standard"))
-    return "standard"
-
-
 class Meter:
     """Implements `streams.lane.Meters` and `streams.dispatch.SendMeters`. One per worker, used on its loop only."""
 
@@ -127,21 +116,21 @@ class Meter:
             m.model_score_duration(role).observe(lane.score_s)
             m.model_info(scores.version, role).set(1)
         if name == "orders" and inputs.records:
-            self._arrived(inputs, result.states)
+            self._arrived(inputs, result.express)
 
-    def _arrived(self, inputs: Inputs, states: Mapping[str, Any]) -> None:
+    def _arrived(self, inputs: Inputs, express: Set[bytes]) -> None:
         """From append to committed status. Records of one millisecond are counted together; a backlog's by its two ends."""
         now, records = self.clock.now(), inputs.records
         if len(records) <= 256:
-            times = Counter([(record.timestamp, service(record, states)) for record in records])
+            times = Counter([(record.timestamp, record.key in express) for record in records])
         else:  # appended one after another: the ends stand for what lies between
-            times = Counter[tuple[int, str]]()
+            times = Counter[tuple[int, bool]]()
             for end, count in ((records[0], len(records) // 2), (records[-1], len(records) - len(records) // 2)):
-                times[end.timestamp, service(end, states)] += count
-        for (at, placed), count in times.items():
+                times[end.timestamp, end.key in express] += count
+        for (at, fast), count in times.items():
             seconds = max(0.0, (now - at) / 1000)
             self.latencies.add(seconds, count)
-            self.metrics.event_to_status(placed).observe(seconds)
+            self.metrics.event_to_status("express" if fast else "standard").observe(seconds)
 
     def lost(self, lane: Lane, why: str) -> None:
         self.metrics.lane_losses(lane.id.processor, why).inc()

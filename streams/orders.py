@@ -363,6 +363,8 @@ class OrdersProcessor:
             due = self._tend(key, its, wants, due, now, result, claimable)
         result.states[key] = order
         result.due[key] = due
+        if v.placed is not None and v.placed.service == "express":
+            result.express.add(key.encode())
         self._index(key, its, result)
 
     def _expire(self, its: Turn, now: int) -> None:

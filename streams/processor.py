@@ -106,6 +106,7 @@ class Result(msgspec.Struct):
     parked: list[Parked] = []
     index: list[tuple[str, tuple[str, ...], tuple[str, ...], int]] = []  # key, tags it lost, tags it gained, score (ms)
     unparked: list[str] = []  # parked IDs that a person dealt with
+    express: set[bytes] = set()  # keys of orders with express service among the states
     counts: dict[str, int] = {}  # added to the partition's counters, exact across crashes
 
 

@@ -18,8 +18,6 @@ from connectors.store import LaneId, Store
 from meter import WAITS_FOR, Latencies, Meter, own_stats, read_stats, write_stats
 from metrics import OTHER, PARKED, Metrics
 from orders.effect import Claim, Outcome
-from orders.merge import absorb
-from orders.state import Order
 from orders.status import ENDED, Status
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
@@ -28,7 +26,6 @@ from streams.orders import OrdersProcessor
 from streams.processor import Chunk, Inputs, Parked, Record, Result
 from streams.transport import TP
 from streams.worker import Stopped, Worker
-from tests.orders.lives import cancel, placed
 from tests.streams.toy import MemoryLog, Toy
 
 NOW = 1_795_464_000_000
@@ -180,21 +177,14 @@ async def test_a_turn_counts_its_records_parked_rows_and_the_time_to_their_statu
 
 
 async def test_what_an_express_order_waits_for_its_status_is_counted_by_itself(world: World) -> None:
-    lane = world.lane(TP0)
-    states = {}
-    for key, placed_as in (("express", "express"), ("standard", "standard"), ("nobody", None)):
-        order = Order(key)
-        absorb(order, cancel(at=NOW))
-        if placed_as:
-            absorb(order, placed(order=key, service=placed_as))
-        states[key] = order
-    records = [Record(n, key.encode(), b"v", NOW - 100) for n, key in enumerate((*states, "unchanged"))]
-    world.meter.turn(lane, Inputs("facts", 0, records), None, Result(states=states, due={}), 0.004)
+    lane, express = world.lane(TP0), {b"express"}
+    records = [Record(n, key, b"v", NOW - 100) for n, key in enumerate((b"express", b"standard", b"nobody", b"unchanged"))]
+    world.meter.turn(lane, Inputs("facts", 0, records), None, Result(states={}, due={}, express=express), 0.004)
     shown = world.shown()
     assert shown['event_to_status_seconds_count{class="express"}'] == 1
     assert shown['event_to_status_seconds_count{class="standard"}'] == 1  # the three others, of one millisecond
     backlog = [Record(n, b"express", b"v", NOW - 100) for n in range(5000)]
-    world.meter.turn(lane, Inputs("facts", 0, backlog), None, Result(states=states, due={}), 0.004)
+    world.meter.turn(lane, Inputs("facts", 0, backlog), None, Result(states={}, due={}, express=express), 0.004)
     assert world.shown()['event_to_status_seconds_count{class="express"}'] == 2
     assert world.meter.stats()["latency_ms"]["p99"] == pytest.approx(100, rel=0.03) and world.meter.latencies.count == 5004
 

@@ -196,6 +196,13 @@ def test_a_bad_record_is_parked_with_its_bytes_and_its_neighbours_go_on(key: byt
     assert (order in lane.states and view(lane.states[order]).incomplete) == marked
 
 
+def test_express_orders_are_named_among_what_changed() -> None:
+    lane = Lane()
+    changed = lane.turn(placed(service="express"), placed(order="lumi:2"))
+    assert changed.express == {ORDER.encode()} and len(changed.states) == 2
+    assert lane.turn(captured()).express == {ORDER.encode()}, "also when a later report changes it"
+
+
 def test_fields_that_nobody_knows_yet_are_ignored() -> None:
     lane = Lane()
     lane.turn(Record(0, b"lumi:1001", GOOD.replace(b'{"type"', b'{"v":2,"colour":"red","type"'), T0))
