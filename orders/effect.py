@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from orders.view import View
 
 
 def effect_id(order: str, milestone: str, instance: str, action: str) -> str:
@@ -128,3 +132,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     after: int = 0  # retryable: not before, ms
     reference: str = ""
     reason: str = ""  # closed list of codes; never personal data
+
+
+def doubtful(effect: Effect, view: View) -> list[Attempt]:
+    """The attempts that may have happened; of those made before a person found that it had not happened, none."""
+    said = view.settled.get(effect.id)
+    found = -1 if said is None or said.happened else said.at
+    return [a for a in effect.attempts if a.outcome == "unknown" and a.claimed_at > found]
+
+
+def made(effect: Effect | None, view: View) -> bool:
+    """Whether it happened, or may have."""
+    return effect is not None and (any(a.outcome in ("", "sent") for a in effect.attempts) or bool(doubtful(effect, view)))

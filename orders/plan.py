@@ -10,14 +10,27 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
-from itertools import count
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import msgspec
 
+from orders.allocation import (
+    LABEL,
+    PICK,
+    RESERVE,
+    asking,
+    carried,
+    grams_of,
+    held,
+    places,
+    requests,
+    sourced,
+    sourced_before,
+    waiting,
+)
 from orders.decision import APPROVE, DECLINE, REVIEW, SHARE
-from orders.effect import Attempt, Effect, effect_id
+from orders.effect import Effect, effect_id, made
 from orders.fact import Line, Tracking
 from orders.policy import Policy, Trigger
 from orders.request import (
@@ -29,8 +42,7 @@ from orders.request import (
     StockRequested,
     StockShipped,
 )
-from orders.sourcing import NOTHING, Choice, Item, choose, parcel_way, serving, ways
-from orders.state import Order, effect_name
+from orders.state import Order, effect_name, parts
 from orders.status import WORDS, Status
 from orders.view import (
     ADDRESS_HOLD,
@@ -44,12 +56,9 @@ from orders.view import (
     line_asked,
     review_timer,
     wanted,
-    where,
 )
 
-RESERVE, RELEASE, LEFT = "stock.reserve paid", "stock.release cancelled", "stock.ship shipped"
-SOURCED = "stock.reserve sourced"  # the same at a location that the table of rates chose
-PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
+RELEASE, LEFT = "stock.release cancelled", "stock.ship shipped"
 REFUND, VOID = "payment.refund cancelled", "carrier.void cancelled"
 PAYMENT_LINK, TRACKING_LINK, NUMBER_LINK = "reference.link payment", "reference.link tracking", "reference.link number"
 UNPICK = "warehouse.cancel cancelled"
@@ -172,7 +181,7 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
                     if wanted(view, line) > 0:
                         reserving.add(line.line)
                         name = f"{RESERVE} {asking(view, line.line)}"
-                        if not order.ledger or name in order.ledger or not _sourced_before(view, order, line.line):
+                        if not order.ledger or name in order.ledger or not sourced_before(view, order, line.line):
                             effects.append(name)
         if short and not view.shipped_at:
             effects.extend(say.backordered)
@@ -314,140 +323,6 @@ def _stays(view: View, order: Order, needed: Mapping[str, str] | None) -> dict[s
     return found
 
 
-def held(view: View) -> list[Any]:
-    """The stock lane's answers in force: units that are kept for the order, then its places in queues."""
-    said = view.answered
-    reserved = [f for f in view.reservations if f.system == "stock" and said[f.object] == "reserved"]
-    return [*reserved, *[f for f in view.shortages if f.system == "stock" and said[f.object] == "short"]]
-
-
-def asking(view: View, line: str) -> str:
-    """The instance of the request for a line's stock: the line, and how often a reservation of it was given back."""
-    if not view.released:
-        return line
-    times = sum(answer.line == line and answer.quantity > 0 for answer in view.released.values())
-    return f"{line}~{times}" if times else line
-
-
-def _sourced_before(view: View, order: Order, line: str) -> bool:
-    """Whether a line is reserved by a request of another name, from when there was a table of rates."""
-    its = view.reserved.get(line)
-    return its is not None and any(effect.id == its.object for effect in order.ledger.values())
-
-
-# --- sourcing: where there is a table of rates
-def sourced(view: View, order: Order, policy: Policy) -> Choice:
-    """Where each line is to come from and how it leaves, as far as the table of rates knows a way and it is known what is short.
-
-    Nobody knows all stock: a location is taken to have a line until it says otherwise, and then the next best is asked. Each
-    answer rules out one location for one line, and the first choice that is reserved everywhere is the best of all that could be.
-    """
-    table, placed = policy.sourcing, view.placed
-    if not table.rates or placed is None:
-        return NOTHING
-    stay = staying(view, order)
-    items = [Item(x.line, n * table.grams(x.sku), stay.get(x.line) or x.location) for x in view.lines if (n := wanted(view, x)) > 0]
-    able = serving(ways(table, view.said_of.address, sure_at(view)), placed.service, placed.promised)
-    return choose(items, able, table.split_minor, placed.promised, _short_at(view))
-
-
-def sure_at(view: View) -> int:
-    """When the money was safe and whoever had to approve it had: an order's way through the warehouse begins then."""
-    safe, authorized = view.paid_at, 0
-    for f in view.authorizations:
-        authorized += f.amount if f.currency == view.currency else 0
-        if authorized >= view.total:
-            safe = min(safe or f.at, f.at)
-            break
-    return max(safe or view.first_at, view.person_verdict_at if view.person_verdict == APPROVE else 0)
-
-
-def staying(view: View, order: Order) -> dict[str, str]:
-    """Lines that move no more: once picking began anywhere all that are reserved, before it those whose place another system chose."""
-    began = bool(view.picked or view.parcels) or any(name.startswith(PICK) for name in order.closed)
-    began = began or any(name.startswith(PICK) and made(effect, view) for name, effect in order.ledger.items())
-    return {line: f.location for line, f in view.reserved.items() if began or f.system != "stock"}
-
-
-def _short_at(view: View) -> set[tuple[str, str]]:
-    """(line, location) of which the latest word is that there is none."""
-    latest: dict[tuple[str, str], tuple[int, bool]] = {}
-    for has, answers in ((False, view.shortages), (True, view.reservations)):
-        for f in answers:
-            latest[f.line, f.location] = max((f.at, has), latest.get((f.line, f.location), (0, False)))
-    return {pair for pair, (_, has) in latest.items() if not has}
-
-
-def places(view: View, order: Order, policy: Policy, choice: Choice) -> dict[str, str]:
-    """Line -> where it is to be reserved, of all that are wanted."""
-    stay = staying(view, order)
-    usual = policy.default_location
-    return {x.line: choice.places.get(x.line) or stay.get(x.line) or x.location or usual for x in view.lines if wanted(view, x) > 0}
-
-
-def waiting(view: View, choice: Choice) -> tuple[str, ...]:
-    """Lines that are short wherever they could come from."""
-    return tuple([line for line in view.short if line in choice.waits or line not in choice.places])
-
-
-def requests(view: View, order: Order, policy: Policy, needed: Mapping[str, str]) -> dict[str, str]:
-    """Line -> the effect that asks for it where it is needed, by the first name whose request was not given back.
-
-    At the default location that is the name which is used without a table, so that one may be introduced or dropped at any time:
-    what has an answer under another name is not asked for again.
-    """
-    has = {(f.line, f.location) for f in held(view)}
-    names = {}
-    for line, place in needed.items():
-        for times in count():
-            again = f"~{times}" if times else ""
-            name = f"{RESERVE} {line}{again}" if place == policy.default_location else f"{SOURCED} {_named(place)}{again}/{line}"
-            if not view.released or not _given_back(view, order, name):
-                break
-        if not order.ledger or name in order.ledger or (line, place) not in has:
-            names[line] = name
-    return names
-
-
-def _named(place: str) -> str:
-    """A location without the signs that end its name in an instance."""
-    return quote(place, safe=" ").replace("~", "%7E")
-
-
-def _given_back(view: View, order: Order, name: str) -> bool:
-    action, milestone, instance = parts(name)
-    id = effect_id(order.id, milestone, instance, action)
-    return id in view.released and view.answered.get(id, "released") == "released"
-
-
-def carried(view: View, order: Order, policy: Policy, parcel: Parcel) -> tuple[str, str] | None:
-    """Carrier and service of a packed parcel's label; None: the shop's service, whoever makes it.
-
-    Once a label may have been bought they are those it was asked of: nobody else can say what became of it, or take it back.
-    """
-    asked = order.ledger.get(f"{LABEL} {parcel.id}")
-    if asked is not None and made(asked, view):
-        last = next(a for a in reversed(asked.attempts) if a.outcome in ("", "sent") or a in doubtful(asked, view))
-        carrier, _, service = asked_of(last.body_hash).partition(" ")
-        return (carrier, service) if service else None
-    table, placed = policy.sourcing, view.placed
-    if not table.rates or placed is None:
-        return None
-    to, since = view.said_of.address, parcel.packed_at
-    way = parcel_way(table, to, where(view, parcel), _grams(view, policy, parcel), since, placed.promised, placed.service)
-    return None if way is None else (way.carrier, way.service)
-
-
-def _grams(view: View, policy: Policy, parcel: Parcel) -> int:
-    inside = {q.line: q.quantity for q in parcel.lines}
-    return sum((inside.get(x.line, 0) if inside else wanted(view, x)) * policy.sourcing.grams(x.sku) for x in view.lines)
-
-
-def asked_of(body_hash: str) -> str:
-    """The carrier and service that an attempt's hash names behind a slash; "" where no table of rates chose them."""
-    return body_hash.partition("/")[2]
-
-
 def answered(effect: Effect, view: View) -> bool:
     """Whether a fact has said what became of an effect: the asked lane's answer, or that what it was to bring about is so."""
     if effect.id in view.answered:
@@ -470,18 +345,6 @@ def answered(effect: Effect, view: View) -> bool:
 
 def _waits(view: View, order: Order) -> bool:
     return any(effect.open and not answered(effect, view) for effect in order.ledger.values())
-
-
-def doubtful(effect: Effect, view: View) -> list[Attempt]:
-    """The attempts that may have happened; of those made before a person found that it had not happened, none."""
-    said = view.settled.get(effect.id)
-    found = -1 if said is None or said.happened else said.at
-    return [a for a in effect.attempts if a.outcome == "unknown" and a.claimed_at > found]
-
-
-def made(effect: Effect | None, view: View) -> bool:
-    """Whether it happened, or may have."""
-    return effect is not None and (any(a.outcome in ("", "sent") for a in effect.attempts) or bool(doubtful(effect, view)))
 
 
 def _undo(view: View, order: Order, policy: Policy, out: Wanted) -> None:
@@ -566,12 +429,6 @@ def undoes(name: str, order_id: str) -> str:
     if action == "warehouse.cancel":
         return effect_id(order_id, "in_progress", instance, "warehouse.pick")
     return ""
-
-
-def parts(name: str) -> tuple[str, str, str]:
-    """action, milestone, instance."""
-    action, milestone, *rest = name.split(" ", 2)
-    return action, milestone, rest[0] if rest else ""
 
 
 def turn(view: View, policy: Policy) -> int:
@@ -895,7 +752,7 @@ def body(effect: Effect, view: View, order: Order, policy: Policy) -> bytes:
         by = carried(view, order, policy, parcel)
         data.update(_service(view, by))
         if by is not None:
-            data["weight_g"] = _grams(view, policy, parcel)
+            data["weight_g"] = grams_of(view, policy, parcel)
         data["lines"] = [{"line": q.line, "quantity": q.quantity} for q in parcel.lines]
         data["to"] = view.person
         data["value"], data["currency"] = _value(view, parcel), view.currency

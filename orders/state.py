@@ -193,3 +193,9 @@ def _unfolded(stored: list[tuple[int, list[int | str]]]) -> dict[str, int]:
 def effect_name(action: str, milestone: str, instance: str = "") -> str:
     """How a state names an effect; `orders.effect.effect_id` of the same three gives the ID that leaves."""
     return f"{action} {milestone} {instance}" if instance else f"{action} {milestone}"
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """action, milestone, instance."""
+    action, milestone, *rest = name.split(" ", 2)
+    return action, milestone, rest[0] if rest else ""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from orders.allocation import sourced
 from orders.fact import Line, Quantity
-from orders.plan import sourced, stopped, turn, unpicked
+from orders.plan import stopped, turn, unpicked
 from orders.policy import Policy
 from orders.state import Order
 from orders.view import Parcel, View, view, wanted, where

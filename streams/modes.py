@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from connectors.store import LaneId, Store
-from orders.plan import CHANNELS, MESSAGE_CHANNELS, parts
-from orders.state import NewerState
+from orders.plan import CHANNELS, MESSAGE_CHANNELS
+from orders.state import NewerState, parts
 from orders.state import decode as decode_order
 from streams.clock import Clock
 from streams.dispatch import Modes

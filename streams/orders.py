@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from orders import state
+from orders.allocation import carried
 from orders.bounds import violation
 from orders.decision import Score, decide, knowledge
-from orders.effect import OUTCOMES, Claim, Effect, Outcome, effect_id
+from orders.effect import OUTCOMES, Claim, Effect, Outcome, doubtful, effect_id, made
 from orders.fact import AT_MIN, Fact, FactParked, FactUnparked, decode_fact, encode_fact
 from orders.finance import problems, suspicious
 from orders.journal import (
@@ -48,14 +49,10 @@ from orders.plan import (
     answered,
     blocked,
     body,
-    carried,
     channel_of,
     customer_of,
-    doubtful,
     freed,
     guard,
-    made,
-    parts,
     plan,
     repeat_at,
     request,
@@ -65,7 +62,7 @@ from orders.plan import (
     undoes,
 )
 from orders.policy import Policy
-from orders.state import Order, effect_name
+from orders.state import Order, effect_name, parts
 from orders.status import ENDED
 from orders.view import View, awaits_review, conclude, derive, review_timer, view
 from orders.warehouse import queued_at, stages

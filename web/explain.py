@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from model.features import WORDS as REASONS
+from orders.allocation import sourced
 from orders.decision import SHARE
 from orders.decision import Decision as StoredDecision
-from orders.effect import Attempt, Effect, effect_id
+from orders.effect import Attempt, Effect, doubtful, effect_id
 from orders.fact import Fact
 from orders.finance import PREFIX as FINANCE
-from orders.plan import OUTSIDE, answered, doubtful, said_of, sourced
+from orders.plan import OUTSIDE, answered, said_of
 from orders.policy import Policy
 from orders.sourcing import MILLI
 from orders.state import Key, Order, contradictory

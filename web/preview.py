@@ -9,9 +9,9 @@ from messages.policy import Policy as Rules
 from messages.policy import decide, reach, spares
 from messages.render import Renderer, Unrenderable
 from orders.effect import effect_id
-from orders.plan import MESSAGE_CHANNELS, message, parts
+from orders.plan import MESSAGE_CHANNELS, message
 from orders.policy import Policy
-from orders.state import Order
+from orders.state import Order, parts
 from orders.view import view
 
 

@@ -15,10 +15,10 @@ from orders.effect import Attempt, Effect, effect_id
 from orders.fact import Address, Fact, Quantity, Tracking
 from orders.journal import Claimed, Decided, Ended, Offered, adopt
 from orders.merge import merge
-from orders.plan import TEAMS, answered, body, guard, message, parts, plan, products, repeat_at, request, retry_at, signed, turn
+from orders.plan import TEAMS, answered, body, guard, message, plan, products, repeat_at, request, retry_at, signed, turn
 from orders.policy import TRIGGERS, Policy, Trigger
 from orders.request import MessageRequested, StockReleaseRequested, StockRequested
-from orders.state import Order
+from orders.state import Order, parts
 from orders.view import view
 from tests.orders.lives import (
     ANNA,

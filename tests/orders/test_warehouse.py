@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orders import fact as facts
+from orders.allocation import PICK
 from orders.effect import Effect
 from orders.fact import Fact, Quantity, Tracking
-from orders.plan import PICK, guard, plan, stopped, turn
+from orders.plan import guard, plan, stopped, turn
 from orders.policy import Policy
 from orders.sourcing import Rate, Table
 from orders.view import view, wanted

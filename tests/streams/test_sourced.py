@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import features
+from orders.allocation import sourced, sure_at
 from orders.decision import Decision
 from orders.effect import Outcome
 from orders.fact import Address, Fact, Line, LinesCancelled, Person, Quantity, StockShort, encode_fact
 from orders.journal import Decided, adopt
 from orders.merge import merge
-from orders.plan import plan, sourced, sure_at
+from orders.plan import plan
 from orders.policy import Policy
 from orders.request import StockLevelReported
 from orders.sourcing import Item, Location, Rate, Table, ways
