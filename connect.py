@@ -10,16 +10,19 @@ from typing import NamedTuple
 
 from connectors.registry import VENDORS
 from connectors.vendor import Vendor
+from settings import Account, Settings
 
 KINDS = {"shop": "Which shop do you sell with?", "payments": "Which payment gateway?", "warehouse": "Which warehouse system?"}
 NONE = "none"
 HOST = "https://YOUR-HOST"  # until somebody says what it is
+SHOP = "lumi"
 
 
 class Choice(NamedTuple):
     shop: str  # slug
     public: str  # where vendors reach us: https://..., no slash at the end
     vendors: tuple[Vendor, ...]
+    there: tuple[Account, ...] = ()  # accounts that are configured already
 
 
 def of_kind(kind: str) -> list[str]:
@@ -65,7 +68,7 @@ def accounts(choice: Choice) -> Iterator[str]:
     if not choice.vendors:
         yield "# accounts: none yet. `run.py connector list` names the vendors; POST /v1/facts takes facts of any system."
         return
-    gateway = any(vendor.kind == "payments" for vendor in choice.vendors)
+    gateway = any(vendor.kind == "payments" for vendor in (*choice.vendors, *(VENDORS[its.vendor] for its in choice.there)))
     yield "accounts:"
     for vendor in choice.vendors:
         yield f"  - name: {source(choice, vendor)}"
@@ -94,6 +97,21 @@ def next_steps(choice: Choice) -> Iterator[str]:
         yield f"  secret:     export {variable(vendor)}=...   ({guide.signed_with})"
     if choice.vendors and choice.public == HOST:
         yield f"\n{HOST} is where the vendors reach this gateway (port 8080): a reverse proxy or a tunnel with TLS in front of it."
+
+
+def beside(settings: Settings, shop: str, public: str, names: Sequence[str]) -> Choice:
+    """Further systems for a configuration that is there: what nobody says is as it says."""
+    known = "" if settings.brand.tracking_base == Settings().brand.tracking_base else settings.brand.tracking_base
+    its = tuple(account for account in settings.accounts if account.vendor in VENDORS)
+    return Choice(shop or settings.shop, public.rstrip("/") or known or HOST, chosen(names), its)
+
+
+def changes(choice: Choice) -> Iterator[str]:
+    """What of the accounts that are there has to be changed beside the new ones."""
+    if any(vendor.kind == "payments" for vendor in choice.vendors):
+        for account in choice.there:
+            if VENDORS[account.vendor].kind == "shop" and account.reports_payments:
+                yield f"\nand of {account.name}, or its payments count twice:\n    reports_payments: false\n"
 
 
 def chosen(names: Sequence[str]) -> tuple[Vendor, ...]:

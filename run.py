@@ -105,7 +105,7 @@ def demo(orders: int, seconds: float, seed: int, data: Path | None, port: int, f
     "--start-at", type=click.Choice(["earliest", "now"]), default="earliest", show_default=True, help="Where reading of each topic begins."
 )
 @click.option("--with", "with_", multiple=True, metavar="VENDOR", help="A system you have; may be given several times. Asks nothing.")
-@click.option("--shop", default="lumi", show_default=True, help="Slug of the shop, first part of every order ID.")
+@click.option("--shop", default="", help="Slug of the shop, first part of every order ID.  [default: the configuration's, else lumi]")
 @click.option("--public", default="", metavar="URL", help="Where vendors and customers reach the gateway.")
 @click.pass_context
 def init(context: click.Context, start_at: str, with_: tuple[str, ...], shop: str, public: str) -> None:
@@ -123,20 +123,23 @@ def init(context: click.Context, start_at: str, with_: tuple[str, ...], shop: st
     unknown = [name for name in with_ if name not in VENDORS]
     if unknown:
         raise click.UsageError(f"no vendor {unknown[0]!r}; known: {', '.join(VENDORS)}")
-    if not there and not with_:
-        if sys.stdin.isatty():
-            with_, shop, public = _asked(shop, public)
-        else:
+    if there:
+        choice = connect.beside(_settings(context), shop, public, with_)
+    else:
+        if not with_ and sys.stdin.isatty():
+            with_, shop, public = _asked(shop or connect.SHOP, public)
+        elif not with_:
             click.echo("this is no terminal, so nothing is asked; --with VENDOR says which systems you have")
-    if not SLUG.fullmatch(shop):
-        raise click.UsageError(f"--shop {shop!r}: small letters, digits and - only")
-    choice = connect.Choice(shop, public.rstrip("/") or connect.HOST, connect.chosen(with_))
+        choice = connect.Choice(shop or connect.SHOP, public.rstrip("/") or connect.HOST, connect.chosen(with_))
+    if not SLUG.fullmatch(choice.shop):
+        raise click.UsageError(f"--shop {choice.shop!r}: small letters, digits and - only")
     if not there:
         path.write_text(connect.configuration(choice))
         click.echo(f"wrote {path}: everything starts in `observe`, nothing is sent")
     elif with_:
         click.echo(f"{path} is there and stays as it is. What you named would be, in its `accounts:`\n")
         click.echo("\n".join(connect.accounts(choice)))
+        click.echo("\n".join(connect.changes(choice)), nl=False)
     context.obj["config"] = path
     _run(wire.initialise(_settings(context), start_at))
     click.echo("topics and positions are in place; next: run.py doctor, then run.py serve")

@@ -238,13 +238,6 @@ class Http(Section, frozen=True):
     token: Annotated[Ref | None, Meta(description="a machine's bearer token that may do everything, by reference")] = None
     rate: Annotated[float, Meta(description="requests a second of one caller to `POST /v1/facts`, twice as many at once", gt=0)] = 500.0
 
-    def __post_init__(self) -> None:
-        taken: dict[int, str] = {0: ""}  # any free one
-        for name in ("port", "worker_port", "poller_port", "archive_port"):
-            other = taken.setdefault(getattr(self, name), name)
-            if other not in ("", name):
-                raise _misplaced(f"`http.{other}` is the same: give each role a port of its own", f"http.{name}")
-
 
 class Model(Section, frozen=True):
     scorers: Annotated[int, Meta(description="Ray actors that score", ge=0, le=64)] = 1

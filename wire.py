@@ -668,6 +668,15 @@ def roles(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]
     return ("worker", "gateway", *(("archive",) if settings.archive else ()), *(("poller",) if asked else ()))
 
 
+def own_ports(settings: Settings, names: Iterable[str]) -> None:
+    """Raises SettingsError where two roles that run on one machine have one port; 0 is any free one."""
+    taken: dict[int, str] = {}
+    for field in ("port" if name == "gateway" else f"{name}_port" for name in names):
+        port = getattr(settings.http, field)
+        if port and (other := taken.setdefault(port, field)) != field:
+            raise SettingsError(f"http.{field}: {port} is http.{other} as well: give each role a port of its own")
+
+
 def people(settings: Settings, environment: Mapping[str, str]) -> People:
     """Who may come in at pages and API. Raises SettingsError."""
     from web.identity import TOKEN_NAME, Known, People, password_parts
@@ -1099,6 +1108,7 @@ async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
     """Worker, gateway and perhaps archive and poller as processes, started again when one fails; until SIGTERM, or until it is given up."""
     stopping = await heard(stop_signal)
+    own_ports(settings, roles(settings, environment))
     async with store_of(settings):
         running: dict[str, asyncio.subprocess.Process] = {}
         kept = [asyncio.create_task(keep(name, config, environment, running)) for name in roles(settings, environment)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import re
 import zlib
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -26,6 +25,7 @@ from orders.request import (
 )
 
 DECODING = (msgspec.DecodeError, ValueError, RecursionError)  # what a decoder raises for bytes it cannot read
+UNPACKED_MAX = 64 << 20  # bytes of a recording
 Record: TypeAlias = AnyFact | AnyStock | AnyCustomer | AnyReference
 
 
@@ -52,9 +52,9 @@ class Recorded(msgspec.Struct, frozen=True):
     """
 
     body: msgspec.Raw
-    headers: dict[str, str | int | list[str] | None] | list[tuple[str, str]] = {}
-    topic: str = ""
-    answer: str = ""
+    headers: dict[str, Any] | list[tuple[str, str]] = {}
+    topic: str | None = None
+    answer: str | None = None
 
 
 class Documented(msgspec.Struct, frozen=True):
@@ -87,20 +87,28 @@ def recorded(raw: bytes) -> tuple[bytes, dict[str, str], str, str]:
     headers = {}
     for name, value in found.headers.items() if isinstance(found.headers, dict) else found.headers:
         if value is not None:
-            headers[name.lower()] = ", ".join(value) if isinstance(value, list) else str(value)
+            headers[name.lower()] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     body = bytes(found.body)
     if body.startswith(b'"'):
         body = msgspec.json.decode(body, type=str).encode()
-    return body, headers, found.topic, found.answer
+    return body, headers, found.topic or "", found.answer or ""
 
 
 def _plain(raw: bytes) -> bytes:
     """Without what tools put around a file: compression, a mark of its encoding. Raises Unreadable."""
     if raw.startswith(b"\x1f\x8b"):
+        unpacking = zlib.decompressobj(31)  # gzip
         try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error):
+            raw = unpacking.decompress(raw, UNPACKED_MAX)
+        except zlib.error:
             raise Unreadable("malformed", "it is compressed, and damaged") from None
+        if not unpacking.eof:
+            raise Unreadable("too_large" if unpacking.unconsumed_tail else "malformed", "it is compressed, and does not end")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return raw.decode("utf-16").encode()
+        except UnicodeDecodeError:
+            raise Unreadable("malformed", "it is marked as UTF-16 and is not") from None
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, TypeAlias, TypeVar
@@ -45,7 +45,23 @@ from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Un
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply, Request, decode
 from connectors.signature import BodyHmac
-from connectors.vendor import Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, minor, ms, order_id, phone, waiting
+from connectors.vendor import (
+    Account,
+    Action,
+    Ask,
+    Envelope,
+    Guide,
+    Login,
+    Question,
+    Reasons,
+    Topic,
+    Vendor,
+    minor,
+    ms,
+    order_id,
+    phone,
+    waiting,
+)
 from orders import fact, money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import AT_MAX, Address, Line, Person, Quantity, Tracking
@@ -558,11 +574,14 @@ def _elsewhere(body: Order) -> bool:
     """Whether it goes elsewhere than where whoever pays for it lives, by country and postcode as far as both are known."""
     if body.shipping_address is None or body.billing_address is None:
         return False
-    ours, theirs = (
-        ((place.country_code or "").upper(), (place.zip or "").replace(" ", "").upper())
-        for place in (body.shipping_address, body.billing_address)
-    )
+    ours, theirs = (_area(place) for place in (body.shipping_address, body.billing_address))
     return any(here and there and here != there for here, there in zip(ours, theirs, strict=True))
+
+
+def _area(place: Place) -> tuple[str, str]:
+    """Country and postcode as everybody spells them; of an American one the five digits that all know."""
+    country, code = (place.country_code or "").upper(), "".join(filter(str.isalnum, place.zip or "")).upper()
+    return country, code[:5] if country == "US" else code
 
 
 def _fast(line: Shipping) -> bool:
@@ -1222,22 +1241,6 @@ _FULFILLMENT = Topic(Fulfillment, fulfilled)
 _DISPUTE = Topic(Dispute, disputed)
 _CUSTOMER = Topic(Customer, profiled)
 _MARKETING = Topic(Marketing, agreed)
-
-
-class Reasons(Mapping[str, str]):
-    """Why topics hold nothing for us: each by its name or, as "carts/*", with all of its family that are not named."""
-
-    def __init__(self, told: Mapping[str, str]) -> None:
-        self._told = told
-
-    def __getitem__(self, topic: str) -> str:
-        return self._told.get(topic) or self._told[f"{topic.partition('/')[0]}/*"]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._told)
-
-    def __len__(self) -> int:
-        return len(self._told)
 
 
 _LOG_IN = "whether a customer can log in at the shop changes no order"

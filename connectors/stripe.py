@@ -41,7 +41,22 @@ from connectors.base import Ability, Answer, Done, Reason, Refused, TryLater, Un
 from connectors.delivery import DECODING, Ignored, Record, Unreadable, stumbled
 from connectors.http import Reply, Request, decode
 from connectors.signature import StripeSignature
-from connectors.vendor import ANSWER, Account, Action, Ask, Envelope, Guide, Login, Question, Topic, Vendor, order_id, waiting, within
+from connectors.vendor import (
+    ANSWER,
+    Account,
+    Action,
+    Ask,
+    Envelope,
+    Guide,
+    Login,
+    Question,
+    Reasons,
+    Topic,
+    Vendor,
+    order_id,
+    waiting,
+    within,
+)
 from orders import money
 from orders.bounds import AMOUNT_MAX
 from orders.fact import (
@@ -362,15 +377,16 @@ def charge_succeeded(account: Account, charge: Charge, at: int) -> Iterator[Reco
 
 
 def _risk(account: Account, charge: Charge, payment: Payment) -> Iterator[RiskReported]:
-    """The card's checks that failed: of the charge that paid, whatever is told of it later."""
+    """The checks of its card that failed, each a report of its own: one that is told later contradicts none."""
     card = charge.payment_method_details and charge.payment_method_details.card
     checks = card.checks if card and card.checks else Checks()
     failed = {
         "avs_mismatch": "fail" in (checks.address_line1_check, checks.address_postal_code_check),
         "cvc_mismatch": checks.cvc_check == "fail",
     }
-    if signals := {name: 1.0 for name, so in failed.items() if so}:
-        yield RiskReported(**_said(account, payment, charge.id, _time(charge.created)), signals=signals)
+    for name, so in failed.items():
+        if so:
+            yield RiskReported(**_said(account, payment, f"{charge.id}:{name}", _time(charge.created)), signals={name: 1.0})
 
 
 def charge_captured(account: Account, charge: Charge, at: int) -> Iterator[Record]:
@@ -774,28 +790,6 @@ def _word(text: str | None) -> str:
 
 
 # --- what holds nothing for us
-class Families(Mapping[str, str]):
-    """Why topics hold nothing for us. What is true of a whole family is said once, of "invoice.*": new ones join it unasked."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        self._reasons = reasons
-
-    def __getitem__(self, topic: str) -> str:
-        family, name = topic, topic
-        while name not in self._reasons:
-            family, dot, _ = family.rpartition(".")
-            if not dot:
-                raise KeyError(topic)
-            name = f"{family}.*"
-        return self._reasons[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._reasons)
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-
 _REVIEW = "Stripe's own review of a payment: ours decides about the order"
 _FAMILIES = {
     "how a customer can pay, not whether: nothing was paid by it": (
@@ -874,7 +868,7 @@ VENDOR = Vendor(
         "checkout.session.async_payment_succeeded": _pushed(Session, session_completed),
         "checkout.session.async_payment_failed": _pushed(Session, session_failed),
     },
-    ignored=Families(
+    ignored=Reasons(
         {
             "payment_intent.created": "nothing has been paid yet",
             "payment_intent.processing": "the payment is under way: whether it succeeds is told later",

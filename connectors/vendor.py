@@ -19,7 +19,7 @@ is one fact. Bodies are structs that name the fields we read: unknown ones are i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -139,6 +139,28 @@ class Guide(msgspec.Struct, frozen=True, kw_only=True):
     signed_with: str = ""  # where the secret that signs them is found; empty: it pushes nothing
     subscribe: tuple[str, ...] = ()  # topics to choose there; empty: all it has
     credentials: Mapping[str, str] = {}  # for what we ask of it: name -> where it is found
+
+
+class Reasons(Mapping[str, str]):
+    """Why topics hold nothing for us. What is true of a family is said once, of "carts/*" or "invoice.*": new ones join it unasked."""
+
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self._told = told
+
+    def __getitem__(self, topic: str) -> str:
+        family, name = topic, topic
+        while name not in self._told:
+            cut = max(family.rfind("."), family.rfind("/"))
+            if cut < 0:
+                raise KeyError(topic)
+            family, name = family[:cut], f"{family[: cut + 1]}*"
+        return self._told[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._told)
+
+    def __len__(self) -> int:
+        return len(self._told)
 
 
 class Vendor(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,19 +120,19 @@ def envelope(headers: Mapping[str, str], body: bytes) -> Envelope:
 
 
 def stock_level(account: Account, levels: Levels, at: int) -> Iterator[Record]:
-    """Of one lot told twice the greater version counts, or the later word."""
+    """Of one lot told twice the greater version counts, or the later word. A sum of lots has no version: its time says what is newer."""
     told: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
     for level in levels.levels:
         lots = told.setdefault((str(level.sku), level.location or account.location), {})
-        lot, version = str(level.lot or ""), level.version or 0
+        lot, version = "" if level.lot is None else str(level.lot), level.version or 0
         if lot not in lots or version >= lots[lot][0]:
             lots[lot] = version, _whole(level.on_hand)
     for (sku, location), lots in told.items():
-        yield _level(account, sku, location, sum(n for _, n in lots.values()), at, max(version for version, _ in lots.values()))
+        yield _level(account, sku, location, sum(n for _, n in lots.values()), at, lots[""][0] if lots.keys() == {""} else 0)
 
 
 def order_picked(account: Account, picked: Picked, at: int) -> Iterator[Record]:
-    about = _about(account, picked.order, str(picked.pick or picked.order), at)
+    about = _about(account, picked.order, str(picked.order if picked.pick is None else picked.pick), at)
     short = tuple(some for some in _quantities(picked.short) if some.quantity)
     yield _sound(ItemsPicked(**about, location=picked.location or account.location, short=short))
 

@@ -26,6 +26,7 @@ from orders.request import (
 from orders.state import NewerState
 
 STATE_VERSION = 2  # 1: without what else a message was asked to say
+EARLIER = 16  # contents of a message that are kept beside the newest
 SPAN_MS = 24 * 3_600_000  # what was asked up to a day after a message ended is not kept: a repeat of what is over
 
 
@@ -246,7 +247,10 @@ def _later_request(a: Message, b: Message) -> Message:
 
 
 def _join_earlier(a: Message, b: Message, newest: Message, over: int) -> tuple[tuple[int, Content], ...]:
-    """Every content but the newest, each by its latest request; none of a request up to `over`, when it had ended."""
+    """The latest contents but the newest, each by its latest request; none of a request up to `over`, when it had ended.
+
+    Which are kept is decided with the newest among them, so that it does not matter in which order they come.
+    """
     if not a.earlier and not b.earlier and (a.content is None or b.content is None or a.content == b.content):
         return ()
     latest: dict[bytes, tuple[int, Content]] = {}
@@ -256,9 +260,9 @@ def _join_earlier(a: Message, b: Message, newest: Message, over: int) -> tuple[t
                 packed = _pack(content)
                 if packed not in latest or latest[packed][0] < asked:
                     latest[packed] = asked, content
-    if newest.content is not None:
-        latest.pop(_pack(newest.content), None)
-    return tuple(latest[packed] for packed in sorted(latest, key=lambda packed: (latest[packed][0], packed)))
+    kept = sorted(latest, key=lambda packed: (latest[packed][0], packed))[-EARLIER - 1 :]
+    now = None if newest.content is None else _pack(newest.content)
+    return tuple(latest[packed] for packed in kept if packed != now)
 
 
 def _join_attempts(a: tuple[Attempt, ...], b: tuple[Attempt, ...]) -> tuple[Attempt, ...]:

@@ -98,6 +98,7 @@ def _twin(kind: type[Fact], number: int) -> tuple[type[Fact], Callable[[Fact], F
     """The compact subclass of one kind, and the function that makes one from a fact as it came."""
     fields: list[Any] = []
     nested: list[tuple[int, Callable[[Any], Any]]] = []
+    measured: list[int] = []  # fields of floats by name
     order_at = kind.__struct_fields__.index("order")
     person_at = -1
     for index, field in enumerate(msgspec.structs.fields(kind)):
@@ -105,6 +106,8 @@ def _twin(kind: type[Fact], number: int) -> tuple[type[Fact], Callable[[Fact], F
         type_, convert = _CONVERT.get(annotation, (field.type, None))
         if convert is not None:
             nested.append((index, convert))
+        if annotation == "dict[str, float]":
+            measured.append(index)
         default: Any = field.default
         if default is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
@@ -127,7 +130,7 @@ def _twin(kind: type[Fact], number: int) -> tuple[type[Fact], Callable[[Fact], F
     make: Callable[..., Fact] = made
     astuple = msgspec.structs.astuple
 
-    if not nested and person_at < 0:
+    if not nested and not measured and person_at < 0:
 
         def flat(fact: Fact) -> Fact:
             values = list(astuple(fact))
@@ -142,6 +145,9 @@ def _twin(kind: type[Fact], number: int) -> tuple[type[Fact], Callable[[Fact], F
         for index, convert in nested:
             if values[index]:
                 values[index] = tuple([convert(x) for x in values[index]])
+        for index in measured:
+            if values[index]:  # -0.0 equals 0.0 and has other bytes
+                values[index] = {name: value + 0.0 for name, value in values[index].items()}
         if person_at >= 0:
             person = values[person_at]
             values[person_at] = None

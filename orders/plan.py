@@ -64,6 +64,7 @@ PAYMENT_LINK, TRACKING_LINK, NUMBER_LINK = "reference.link payment", "reference.
 UNPICK = "warehouse.cancel cancelled"
 FULFIL, TAG = "shop.fulfil shipped", "shop.tag"
 RETIRE = "retire"
+PART_NAME_MAX = 80  # characters in a message
 TEAMS = {  # what a notice is about -> who is told
     "stock_shortage_risk": "inventory",
     "payment_problem": "finance",
@@ -565,7 +566,7 @@ def message(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         fields["feedback_link"] = f"{base}/feedback/{signed(order.id, 'feedback', policy)}"
     elif milestone == "refunded":
         fields["amount"] = str(next((f.amount for f in view.refunds if f.object == instance), view.refunded))
-        if view.status is not Status.REFUNDED:
+        if not _given_all_back(view):
             fields["status_text"] = "Partly Refunded"
     elif milestone == "backordered":
         fields["product_name"] = products(view, waiting(view, sourced(view, order, policy)))
@@ -614,7 +615,9 @@ def _troubled(parcel: Parcel) -> bool:
 
 
 def _given_all_back(view: View) -> bool:
-    return 0 < view.paid <= view.refunded
+    """What was paid; of an order that needs no payment fact, its total."""
+    prepaid = view.placed is not None and view.placed.prepaid and not view.paid
+    return 0 < (view.total if prepaid else view.paid) <= view.refunded
 
 
 def _is_still(milestone: str, view: View, parcel: Parcel | None) -> bool:
@@ -665,11 +668,13 @@ def _is_sent(view: View) -> bool:
 def _part(view: View, parcel: Parcel) -> dict[str, str]:
     """That a parcel is but a part of its order, and what tells it from the others: the names of its products, else its number."""
     others = [p for p in view.parcels.values() if p is not parcel and (p.packed_at or p.shipped_at) and not p.returned_at]
+    if not parcel.lines:  # one that was packed and has no number may be this one, under the warehouse's name
+        others = [p for p in others if p.shipped_at or p.tracking]
     if covers(view, [parcel]) if parcel.lines else not others:
         return {}
     name = products(view, tuple(q.line for q in parcel.lines)) if parcel.lines else ""
     alike = any(not p.lines or products(view, tuple(q.line for q in p.lines)) == name for p in others)
-    return {"part": "yes", "part_name": parcel.tracking if alike or not name else name}
+    return {"part": "yes", "part_name": parcel.tracking if alike or not 0 < len(name) <= PART_NAME_MAX else name}
 
 
 def products(view: View, lines: tuple[str, ...]) -> str:

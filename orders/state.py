@@ -7,6 +7,7 @@ Everything else (status, money, what is wanted and when) is derived, see `orders
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ KIND = {kind.__name__: kind for kind in NUMBERS}
 class NewerState(Exception):
     """The state was written by a newer version of this program; this one must not touch it. Nothing of it is parked or overwritten."""
 
-    def __init__(self, found: int, known: int) -> None:
+    def __init__(self, found: int | str, known: int | str) -> None:
         super().__init__(f"a state of version {found}, this program knows up to {known}: upgrade it")
 
 
@@ -122,6 +123,7 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _VERSION = bytes([STATE_VERSION])
+_UNKNOWN_KIND = re.compile(r"Invalid value \d+ - at `\$\[1\](\[[^]]*\]){2}\[0\]`")  # the number of a fact's kind
 
 
 def encode(order: Order) -> bytes:
@@ -145,7 +147,12 @@ def decode(blob: bytes) -> Order:
     """Raises NewerState for a layout of a later version, msgspec.DecodeError for bytes that are no state."""
     if blob[0] > STATE_VERSION:
         raise NewerState(blob[0], STATE_VERSION)
-    stored = _decode(memoryview(blob)[1:])
+    try:
+        stored = _decode(memoryview(blob)[1:])
+    except msgspec.ValidationError as error:
+        if _UNKNOWN_KIND.search(str(error)):
+            raise NewerState(f"{blob[0]} with a kind of fact that came later", f"{STATE_VERSION} with {len(NUMBERS)} kinds") from None
+        raise
     order = Order(stored.id)
     facts: dict[Key, tuple[Fact, ...]] = {}
     for variants in stored.facts:

@@ -363,7 +363,7 @@ def _risk(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 def strongest(a: Mapping[str, float], b: Mapping[str, float]) -> Mapping[str, float]:
     """Each signal's greatest value."""
-    return {name: max(a.get(name, 0.0), b.get(name, 0.0)) for name in {**a, **b}} if a and b else a or b
+    return {name: max(told[name] for told in (a, b) if name in told) for name in {**a, **b}} if a and b else a or b
 
 
 def _settled(v: View, f: Any, persons: dict[str, Person]) -> None:

@@ -1,8 +1,8 @@
 """Whether arrival order really does not matter, looked at while it works: one finished order in a hundred is folded again.
 
-The facts of a sampled order are kept as they came, repetitions included. When it ends they are shuffled, repeated and merged
-into an empty order, which must be the same bytes as the state. An order whose life was not seen whole (it moved here from
-another worker, or was rebuilt) is let go without a verdict.
+The facts of a sampled order are kept as they came, repetitions included. When it ends they are shuffled, some are repeated, and
+all are merged into an empty order, which must be the same bytes as the state. An order whose life was not seen whole (it moved
+here from another worker, or was rebuilt, or there was no room for it) is let go without a verdict.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from zlib import crc32
 import msgspec
 import structlog
 
-from orders.fact import Fact
+from orders.fact import Fact, decode_fact, encode_fact
 from orders.merge import absorb
 from orders.state import Order, encode
 
 SHARE = 100  # one order of so many
-ORDERS_MAX, FACTS_MAX = 100, 100  # what a lane keeps: so many orders, none of more facts
+ORDERS_MAX, FACTS_MAX = 1000, 100  # what a lane keeps: so many orders, none of more facts; some 4 MB
 STALE_MS = 14 * 86_400_000  # an order that began so long before another makes room for it
 log = structlog.get_logger("convergence")
 
@@ -29,9 +29,10 @@ log = structlog.get_logger("convergence")
 class Seen(msgspec.Struct):
     """What came for one order in turns that may yet have to be repeated: a commit that fails takes the last turn's back."""
 
-    facts: list[Fact]
+    facts: list[bytes]
     before: bytes  # digest of its state before the last turn
     kept: int  # facts of the turns before the last
+    since: int  # ms, when its first fact happened
     after: bytes = b""
 
 
@@ -52,7 +53,7 @@ class Sampler:
         if before is None:
             if seen is None and not self._has_room(facts[0].at):
                 return
-            seen = self._seen[order.id] = Seen([], was, 0)
+            seen = self._seen[order.id] = Seen([], was, 0, facts[0].at)
         elif seen is None:
             return
         elif seen.after == was:
@@ -62,7 +63,7 @@ class Sampler:
         else:
             del self._seen[order.id]
             return
-        seen.facts += facts
+        seen.facts += map(encode_fact, facts)
         seen.after = _digest(order)
         if len(seen.facts) > FACTS_MAX:
             del self._seen[order.id]
@@ -77,7 +78,7 @@ class Sampler:
         rng.shuffle(facts)
         again = Order(order.id)
         for fact in facts:
-            absorb(again, fact)
+            absorb(again, decode_fact(fact))
         self._counts["checks"] += 1
         if _digest(again) != seen.after:
             self._counts["violations"] += 1
@@ -88,7 +89,7 @@ class Sampler:
         if len(self._seen) < ORDERS_MAX:
             return True
         oldest = next(iter(self._seen))
-        if self._seen[oldest].facts[0].at > at - STALE_MS:
+        if self._seen[oldest].since > at - STALE_MS:
             return False
         del self._seen[oldest]
         return True

@@ -312,7 +312,7 @@ class CustomersProcessor:
         self, key: str, turn: Turn, effect: str, message: Message, content: Content, channel: str, as_of: int, now: int
     ) -> Rendered:
         """What the message says now or, where an attempt of then is made again or asked for, what that said: the bytes it claimed,
-        whatever has become true since. Raises Unrenderable."""
+        whatever was asked for since. Raises Unrenderable where those bytes cannot be made any more."""
         claimed = {attempt.body_hash for attempt in message.attempts if attempt.claimed_at == as_of} if as_of != now else set()
         contents = [content, *(earlier for _, earlier in reversed(message.earlier))] if claimed else [content]
         for said in contents:

@@ -169,7 +169,7 @@ decode_parked = msgspec.msgpack.Decoder(Parked).decode
 
 
 def encode_parked(parked: Parked) -> bytes:
-    """With the version of the program that could not read it."""
+    """With the version of the program that could not read it; in a rebuild, of the one that rebuilds."""
     return _encode_parked(msgspec.structs.replace(parked, version=VERSION))
 
 

@@ -90,3 +90,19 @@ def test_where_a_configuration_is_it_stays_and_what_to_add_is_shown(tmp_path: Pa
     assert "- name: shopify-lumi" in result.output and "https://orders.lumi.example/v1/ingest/stripe-lumi" in result.output
     wrong = CliRunner().invoke(run.main, ["init", "--with", "shopfy"])
     assert wrong.exit_code == 2 and "no vendor 'shopfy'" in wrong.output
+
+
+def test_what_is_there_says_the_shop_and_where_it_is_reached_and_is_told_what_else_must_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = CliRunner().invoke(run.main, ["init", "--with", "shopify", "--shop", "berlin", "--public", "https://orders.lumi.example"])
+    assert first.exit_code == 0, first.output
+    second = CliRunner().invoke(run.main, ["init", "--with", "stripe"])
+    assert second.exit_code == 0, second.output
+    assert "https://orders.lumi.example/v1/ingest/stripe-berlin" in second.output
+    assert "and of shopify-berlin, or its payments count twice:\n    reports_payments: false" in second.output
+    (tmp_path / "orderflow.yaml").unlink()
+    CliRunner().invoke(run.main, ["init", "--with", "stripe"])
+    third = CliRunner().invoke(run.main, ["init", "--with", "shopify"])
+    assert "reports_payments: false" in third.output and "count twice:" not in third.output

@@ -250,6 +250,14 @@ def test_another_partition_count_than_at_init_is_named(say: Say, place: Path, la
     assert "layout.partitions is 3, but deliveries has 2" in said and "correct the configuration" in said
 
 
+def test_two_roles_that_serve_starts_on_one_port_are_named_and_others_are_nobodys_business(say: Say, place: Path, laid_out: Path) -> None:
+    shutil.copytree(laid_out, place / "data")
+    said = say("--config", configured(place, http={"port": 9000, "worker_port": 9000}), "serve")
+    assert said.code == 2 and "http.port: 9000 is http.worker_port as well" in said.err
+    wire.own_ports(settings.load(Path(configured(place, http={"port": 8083}))), ("worker", "gateway"))  # no archive runs here
+    wire.own_ports(settings.load(Path(configured(place, http={"port": 0, "worker_port": 0}))), ("worker", "gateway"))
+
+
 def test_a_data_folder_that_cannot_be_written_is_named(say: Say, place: Path) -> None:
     (place / "file").write_text("")
     for arguments in (["init"], ["lag"], ["worker"]):

@@ -62,8 +62,6 @@ def test_without_a_file_everything_is_its_default_and_an_empty_file_says_the_sam
         ("brand: {sender: nobody}\n", "orderflow.yaml:1: brand.sender: Expected `str` matching regex"),
         ("brand: {domain: 'a b'}\n", "orderflow.yaml:1: brand.domain: Expected `str` matching regex"),
         ("brand: {tracking_base: https://x.example/}\n", "orderflow.yaml:1: brand.tracking_base: Expected `str` matching regex"),
-        ("http:\n  port: 9000\n  archive_port: 9000\n", "orderflow.yaml:3: http.archive_port: `http.port` is the same"),
-        ("http:\n  port: 8081\n", "orderflow.yaml:1: http.worker_port: `http.port` is the same"),
         ("channels:\n  email: {username: anna}\n", "orderflow.yaml:2: channels.email.username: username and password belong together"),
         ("channels:\n  email: {password: {env: P}}\n", "orderflow.yaml:2: channels.email.username: username and password belong together"),
         ("workflow:\n  settle_minutes: .inf\n", "orderflow.yaml:2: workflow.settle_minutes: no number here is that great"),

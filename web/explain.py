@@ -369,7 +369,7 @@ TITLES: dict[str, tuple[str, _Tell | None, str]] = {
     "FactParked": ("A report could not be read", lambda f, v: [words(f.reason)], WARN),
     "FactUnparked": ("A parked report was dealt with", lambda f, v: [f"by {f.by}" if f.by else ""], GOOD),
     "EffectSettled": ("Found out", lambda f, v: ["it happened" if f.happened else "it did not happen", f.reason, f"by {f.by}"], ""),
-    "RiskReported": ("Risk signals", lambda f, v: [REASONS.get(name, words(name)) for name in sorted(f.signals)], WARN),
+    "RiskReported": ("Risk signals", lambda f, v: [REASONS.get(name, words(name)) for name in sorted(f.signals) if f.signals[name]], WARN),
     "NoteAdded": ("Note", lambda f, v: [f.text, f"by {f.by}"], ""),
     "ResendRequested": ("A message is to be said once more", _reason, ""),
     "FeedbackGiven": ("Feedback", lambda f, v: [f"{f.score} points"], ""),

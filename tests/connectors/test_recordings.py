@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run
+from connectors import delivery
 from connectors.delivery import Unreadable, recorded
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "vendors"
@@ -34,6 +35,7 @@ KEPT: dict[str, Callable[[dict[str, Any], dict[str, str]], Any]] = {
         "headers": {**headers, "content-length": 12, "x-none": None},
         "body": body,
     },
+    "nothing said of its topic": lambda body, headers: {"topic": None, "answer": None, "headers": headers, "body": body},
     "several values of a header": lambda body, headers: {"headers": {**{n: [v] for n, v in headers.items()}}, "body": body},
     "headers as pairs": lambda body, headers: {"headers": list(headers.items()), "body": body},
     "the body as it was signed": lambda body, headers: {"headers": headers, "body": json.dumps(body)},
@@ -55,7 +57,11 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize("how", KEPT)
-@pytest.mark.parametrize("packed", [bytes, gzip.compress, lambda raw: b"\xef\xbb\xbf" + raw], ids=["plain", "gzip", "marked"])
+@pytest.mark.parametrize(
+    "packed",
+    [bytes, gzip.compress, lambda raw: b"\xef\xbb\xbf" + raw, lambda raw: raw.decode().encode("utf-16")],
+    ids=["plain", "gzip", "marked", "utf-16"],
+)
 def test_the_same_delivery_is_read_however_it_was_kept(how: str, packed: Callable[[bytes], bytes], read: Any) -> None:
     expected = read("shopify", json.dumps(ORDER).encode())
     assert expected[0] == 0 and expected[1].count("\n") >= 1
@@ -69,11 +75,15 @@ def test_a_body_alone_needs_its_topic(read: Any) -> None:
     assert read("shopify", bare, "--topic", "orders/create") == read("shopify", json.dumps(ORDER).encode())
 
 
-def test_a_recording_whose_headers_are_none_names_them(read: Any) -> None:
+def test_a_recording_whose_headers_are_none_names_them(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = read("shopify", json.dumps({"headers": "none", "body": {}}).encode())
     assert code == 2 and "$.headers" in err
-    code, _, err = read("shopify", gzip.compress(b"{}")[:-9])
-    assert code == 2 and "compressed" in err
+    for damaged in (gzip.compress(b"{}")[:-9], b"\x1f\x8bnone"):
+        code, _, err = read("shopify", damaged)
+        assert code == 2 and "compressed" in err
+    monkeypatch.setattr(delivery, "UNPACKED_MAX", 1000)
+    code, _, err = read("shopify", gzip.compress(b" " * 2000))
+    assert code == 2 and "too_large" in err
 
 
 @pytest.mark.parametrize(("vendor", "kind"), [("shopify", "nonsense"), ("stripe", "nonsense"), ("usps", "tracing")])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messages.customer import (
+    EARLIER,
     SPAN_MS,
     Customer,
     NewerState,
@@ -18,6 +19,7 @@ from messages.customer import (
     decode,
     encode,
     horizon,
+    join,
     merge,
 )
 from messages.journal import Answered, AnyEntry, Claimed, Closed, Forgotten, decode_entry, encode_entry
@@ -226,6 +228,19 @@ def test_a_state_of_a_later_version_is_refused() -> None:
     assert encode(decode(blob)) == blob
     with pytest.raises(NewerState, match="version 7"):
         decode(b"\x07" + blob[1:])
+
+
+def test_of_what_it_was_asked_to_say_the_latest_is_kept_whatever_came_first() -> None:
+    wishes = [asked("e1", at, {"state": f"{at % 23}"}) for at in range(10, 70)]
+    ends = []
+    for seed in range(20):
+        parts = random.Random(seed).sample(wishes, len(wishes))
+        cut = seed * 3
+        ends.append(fold(*parts).messages["e1"])
+        if 0 < cut < len(parts):
+            ends.append(join(fold(*parts[:cut]).messages["e1"], fold(*parts[cut:]).messages["e1"]))
+    assert all(end == ends[0] for end in ends)
+    assert [at for at, _ in ends[0].earlier] == list(range(69 - EARLIER, 69))
 
 
 def test_what_a_message_was_asked_to_say_before_is_kept_until_it_has_ended() -> None:

@@ -177,3 +177,8 @@ def test_a_failed_payment_that_is_told_after_a_captured_one_changes_nothing() ->
     for facts in itertools.permutations([placed(), failed(), captured()]):
         v = view(fold(facts))
         assert (v.paid_in_full, v.status.value) == (True, "payment_confirmed")
+
+
+def test_a_zero_is_one_zero_whichever_sign_it_came_with() -> None:
+    signed = [placed(signals={"ip_far": zero, "velocity": 2.0}) for zero in (0.0, -0.0)]
+    assert encode(fold(signed)) == encode(fold(signed[::-1])) == encode(fold(signed[:1]))

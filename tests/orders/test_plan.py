@@ -12,7 +12,7 @@ from messages.template import FIELDS, WORDING
 from orders import fact as facts
 from orders.decision import Decision
 from orders.effect import Attempt, Effect, effect_id
-from orders.fact import Address, Fact, Quantity, Tracking
+from orders.fact import Address, Fact, Line, Quantity, Tracking
 from orders.journal import Claimed, Decided, Ended, Offered, adopt
 from orders.merge import merge
 from orders.plan import TEAMS, answered, body, guard, message, plan, products, repeat_at, request, retry_at, signed, turn
@@ -700,3 +700,23 @@ def test_a_pick_that_was_asked_for_is_taken_back_where_an_account_can_until_it_i
     back = _effect(name, undoes=pick.id)
     assert guard(back, view(order), order) == "undoes_open"
     assert msgspec.json.decode(body(back, view(order), order, able))["data"]["location"] == "main"
+
+
+def test_a_name_too_long_for_a_message_gives_way_to_the_number() -> None:
+    many = [Line(line=f"{n}", sku=f"S{n}", quantity=1, price=100, title=f"A lamp of the long-named series {n}") for n in range(1, 9)]
+    some = packed("P1", lines=tuple(Quantity(line=x.line, quantity=1) for x in many[:6]))
+    scan = scanned(Tracking.IN_TRANSIT, T0 + DAY, "P1", tracking="TRK1")
+    facts = [placed(lines=tuple(many), total=800), captured(800), some, scan]
+    assert _stands("notify.sms shipped P1", *facts) == {"part": "yes", "part_name": "TRK1"}
+
+
+def test_a_parcel_packed_and_scanned_under_two_names_is_no_part() -> None:
+    everything = tuple(Quantity(line=x.line, quantity=x.quantity) for x in placed().lines)
+    scan = scanned(Tracking.IN_TRANSIT, T0 + DAY, "TRK1", tracking="TRK1")
+    assert "part" not in _stands("notify.sms shipped TRK1", *LIFE[:2], packed("P1", lines=everything), scan)
+
+
+def test_what_needed_no_payment_is_given_all_back_with_its_total() -> None:
+    facts = [placed(prepaid=True), refunded(4999)]
+    assert _stands("notify.email cancelled", *facts, cancel()) == {"state": "refunded"}
+    assert "ships" not in _stands("notify.email order_placed", *facts)

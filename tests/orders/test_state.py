@@ -77,3 +77,13 @@ def test_a_compact_fact_is_the_same_fact_without_order_and_person(fact: Fact) ->
 def test_a_different_person_behind_the_same_report_is_a_contradiction() -> None:
     other = msgspec.structs.replace(placed(), person=None)
     assert contradictory([compact(placed()), compact(other)])
+
+
+def test_a_kind_of_fact_that_came_later_is_told_from_bytes_that_are_no_state() -> None:
+    blob = encode(merge(Order(ORDER), compact(EACH[-1])))
+    number = NUMBERS[type(EACH[-1])]
+    assert blob.count(bytes([0x9A, number])) == 1
+    with pytest.raises(NewerState, match=r"a kind of fact that came later.*upgrade it"):
+        decode(blob.replace(bytes([0x9A, number]), bytes([0x9A, 0x7F])))
+    with pytest.raises(msgspec.ValidationError):
+        decode(blob.replace(b"stripe:lumi", b"stripe:lum\x01")[:-4] + b"\x01\x01\x01\x01")

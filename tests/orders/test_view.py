@@ -18,7 +18,7 @@ from orders.plan import plan
 from orders.policy import Policy
 from orders.state import Order
 from orders.status import STATUS, WORDS, Status
-from orders.view import View, view
+from orders.view import View, strongest, view
 from tests.orders.lives import (
     ANNA,
     DAY,
@@ -327,3 +327,8 @@ def test_scans_of_a_number_are_of_the_parcel_that_has_it_whoever_names_it_how() 
 def test_what_is_said_of_a_voided_number_makes_no_second_parcel() -> None:
     paper = scanned(Tracking.LABEL_CREATED, T0 + HOUR, parcel="1Z9", tracking="1Z9")
     assert list(view(bought(placed(), packed(), paper, voided=True)).parcels) == ["P1"]
+
+
+def test_a_signal_that_only_one_tells_is_as_that_one_says() -> None:
+    assert strongest({"a": -5.0}, {"b": 1.0}) == {"a": -5.0, "b": 1.0}
+    assert strongest({"a": 1.0}, {"a": 3.0, "b": 0.0}) == strongest({"a": 3.0, "b": 0.0}, {"a": 1.0}) == {"a": 3.0, "b": 0.0}

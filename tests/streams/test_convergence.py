@@ -16,7 +16,7 @@ from orders.fact import Fact
 from orders.policy import Policy
 from orders.state import Order, decode, encode
 from streams import convergence
-from streams.convergence import ORDERS_MAX, SHARE, STALE_MS, Sampler
+from streams.convergence import SHARE, STALE_MS, Sampler
 from streams.orders import OrdersProcessor
 from streams.processor import Inputs, Record
 from tests.orders.lives import DAY, HOUR, LIFE, MINUTE, T0, captured, placed
@@ -125,14 +125,15 @@ def test_one_order_in_a_hundred_is_sampled() -> None:
     assert 0.8 * 100_000 / SHARE < found < 1.2 * 100_000 / SHARE
 
 
-def test_what_is_kept_is_bounded_and_orders_that_never_end_make_room() -> None:
+def test_what_is_kept_is_bounded_and_orders_that_never_end_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convergence, "ORDERS_MAX", most := 50)
     lane = Lane()
-    for n in range(3 * ORDERS_MAX):
+    for n in range(3 * most):
         lane.turn(*of(f"lumi:{n}", LIFE[:2]))
     kept = lane.processor._sampler._seen
-    assert len(kept) == ORDERS_MAX and "lumi:0" in kept, "those that were there first are seen to their end"
+    assert len(kept) == most and "lumi:0" in kept, "those that were there first are seen to their end"
     lane.turn(placed(at=T0 + STALE_MS + HOUR, order="lumi:late"))
-    assert len(kept) == ORDERS_MAX and "lumi:late" in kept and "lumi:0" not in kept
+    assert len(kept) == most and "lumi:late" in kept and "lumi:0" not in kept
 
 
 def test_an_order_of_endless_reports_is_let_go() -> None:

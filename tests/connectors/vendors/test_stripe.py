@@ -681,7 +681,7 @@ def test_the_banks_word_on_the_card_is_a_signal(name: str, checks: dict[str, str
     found = facts(event(name, payment_method_details={"type": "card", "card": {"brand": "visa", "checks": checks}}))
     risks = [(fact["object"], fact["signals"]) for fact in found if fact["type"] == "RiskReported"]
     charge = sample(name)["body"]["data"]["object"]["id"]
-    assert risks == ([(charge, signals)] if signals else [])
+    assert risks == [(f"{charge}:{name}", {name: value}) for name, value in (signals or {}).items()]
     assert len(found) == 1 + len(risks), "the payment is told beside it"
 
 

@@ -254,6 +254,9 @@ def test_lots_of_one_item_in_one_place_are_added_up_and_the_later_word_on_one_co
     assert levels({"on_hand": 5, "lot": "L1"}, {"on_hand": 2, "lot": 7}, {"on_hand": 1, "lot": None}) == [("main", 8, 0)]
     assert levels({"on_hand": 5, "version": 3}, {"on_hand": 2, "version": 2}) == [("main", 5, 3)]
     assert levels({"on_hand": 5}, {"on_hand": 2}) == [("main", 2, 0)]
+    assert levels({"on_hand": 5, "lot": 0}, {"on_hand": 7}) == [("main", 12, 0)]
+    used_up = levels({"on_hand": 5, "lot": "L1", "version": 10}, {"on_hand": 7, "lot": "L2", "version": 3})
+    assert used_up == [("main", 12, 0)], "a lot that is told no more must not outrank what is told of the others"
     assert levels({"on_hand": 5, "location": "a"}, {"on_hand": -2, "location": "b"}) == [("a", 5, 0), ("b", -2, 0)]
 
 
