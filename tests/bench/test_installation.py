@@ -12,11 +12,11 @@ from pathlib import Path
 HELD = """
 import asyncio, sys
 from pathlib import Path
-from bench.gateway import _running
-from bench.installation import to_its_end
+from bench.installation import Plan, installation, to_its_end
 
 async def hold():
-    async with _running(Path(sys.argv[1])):
+    async with installation(Plan(log="embedded", ray=False), Path(sys.argv[1])) as its:
+        await its.start_workers()
         print("up", flush=True)
         await asyncio.sleep(600)
 
@@ -41,7 +41,7 @@ def test_a_bench_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as bench:
         try:
             assert bench.stdout is not None and bench.stdout.readline() == "up\n"
-            assert len(started_in(tmp_path)) >= 4, "the bench, its store, its worker and its gateway"
+            assert len(started_in(tmp_path)) >= 4, "the bench, its store, its worker and its archive"
             bench.send_signal(signal.SIGTERM)
             assert bench.wait(60) == 128 + signal.SIGTERM
         finally:
