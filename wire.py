@@ -1108,10 +1108,11 @@ async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
     """Worker, gateway and perhaps archive and poller as processes, started again when one fails; until SIGTERM, or until it is given up."""
     stopping = await heard(stop_signal)
-    own_ports(settings, roles(settings, environment))
+    names = roles(settings, environment)
+    own_ports(settings, names)
     async with store_of(settings):
         running: dict[str, asyncio.subprocess.Process] = {}
-        kept = [asyncio.create_task(keep(name, config, environment, running)) for name in roles(settings, environment)]
+        kept = [asyncio.create_task(keep(name, config, environment, running)) for name in names]
         await asyncio.wait([stopping, *kept], return_when=asyncio.FIRST_COMPLETED)
         codes = [task.result() for task in kept if task.done()]
         for task in kept:

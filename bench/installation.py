@@ -39,6 +39,12 @@ READY_S = 90.0
 T = TypeVar("T")
 
 
+async def samples(client: httpx.AsyncClient, port: int) -> list[Any]:
+    """What a role's `/metrics` shows: `.name`, `.labels`, `.value`."""
+    text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
 def to_its_end(bench: Coroutine[Any, Any, T]) -> T:
     """Runs a bench. SIGTERM, too, ends all it has started, and then this process."""
 
@@ -177,12 +183,9 @@ class Installation:
         found: Counter[float] = Counter()
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             for port in self._ports:
-                text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-                for family in text_string_to_metric_families(text):
-                    if family.name == "orderflow_model_batch_size":
-                        for sample in family.samples:
-                            if sample.name.endswith("_bucket"):
-                                found[float(sample.labels["le"])] += int(sample.value)
+                for sample in await samples(client, port):
+                    if sample.name == "orderflow_model_batch_size_bucket":
+                        found[float(sample.labels["le"])] += int(sample.value)
         return dict(found)
 
     async def offsets(self, processors: Sequence[str]) -> dict[str, int]:

@@ -24,14 +24,13 @@ from typing import Any
 import click
 import httpx
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import demo
 import wire
-from bench.installation import to_its_end
+from bench.installation import samples, to_its_end
 from bench.machine import machine, usage, versions
 from connectors.fake_shop import FakeShop
 from meter import Latencies
@@ -69,7 +68,7 @@ class Watch:
     """Once a second: how deep the senders' queues are, how much memory the worker takes, how long stages were held back."""
 
     def __init__(self, worker: int, port: int) -> None:
-        self._worker, self._url = worker, f"http://127.0.0.1:{port}/metrics"
+        self._worker, self._port = worker, port
         self.phase = PHASES[0]
         self.deepest: Counter[tuple[str, str]] = Counter()
         self.rss: Counter[str] = Counter()
@@ -79,13 +78,12 @@ class Watch:
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
             while True:
                 self.rss[self.phase] = max(self.rss[self.phase], usage(self._worker).rss)
-                for family in text_string_to_metric_families((await client.get(self._url)).text):
-                    for sample in family.samples:
-                        if sample.name == "orderflow_sender_queue_depth":
-                            at = (sample.labels["channel"], self.phase)
-                            self.deepest[at] = max(self.deepest[at], int(sample.value))
-                        elif sample.name == "orderflow_backpressure_seconds_total":
-                            self.held[sample.labels["stage"]] = sample.value
+                for sample in await samples(client, self._port):
+                    if sample.name == "orderflow_sender_queue_depth":
+                        at = (sample.labels["channel"], self.phase)
+                        self.deepest[at] = max(self.deepest[at], int(sample.value))
+                    elif sample.name == "orderflow_backpressure_seconds_total":
+                        self.held[sample.labels["stage"]] = sample.value
                 await asyncio.sleep(1)
 
 

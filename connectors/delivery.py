@@ -58,7 +58,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Documented(msgspec.Struct, frozen=True):
-    """A topic's page of Shopify's documentation: its name, and an example."""
+    """A topic's page in a collection of a vendor's documentation: its name, and an example."""
 
     name: str
     response: msgspec.Raw

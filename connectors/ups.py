@@ -997,7 +997,7 @@ VENDOR = Vendor(
     topics={EVENT: Topic(Push, pushed)},
     answers={
         "tracking": Topic(Tracked, tracked),
-        "shipment": BOUGHT,
+        "shipment": BOUGHT,  # as UPS calls it; beside it, here and below, as people do
         "label": BOUGHT,
         "void": GONE,
         "cancel": GONE,

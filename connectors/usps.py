@@ -779,7 +779,7 @@ VENDOR = Vendor(
     topics={},
     answers={
         "tracking": Topic(list[Details] | Details, tracked),
-        "shipment": BOUGHT,
+        "shipment": BOUGHT,  # by each of the words that people have for it
         "label": BOUGHT,
         "cancel": GONE,
         "void": GONE,

@@ -84,7 +84,7 @@ class Archiver:
     @property
     def held(self) -> int:
         """Partitions that are not read on until their records are in files."""
-        return sum(1 for shelf in self._shelves.values() if len(shelf.records) >= MAX_WAITING_RECORDS)
+        return sum(not self.room(tp) for tp in self._shelves)
 
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         return {tp: (shelf.written, "archive") for tp, shelf in self._shelves.items()}

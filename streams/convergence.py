@@ -43,8 +43,8 @@ class Sampler:
         self._counts, self._share = counts, share
         self._seen: dict[str, Seen] = {}
 
-    def sampled(self, key: str) -> bool:
-        return crc32(key.encode()) % self._share == 0
+    def sampled(self, key: bytes) -> bool:
+        return crc32(key) % self._share == 0
 
     def saw(self, before: Order | None, order: Order, facts: Sequence[Fact]) -> None:
         """A turn brought these facts, at least one, in this order, and made `order` of what it was before."""

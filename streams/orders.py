@@ -267,8 +267,8 @@ class OrdersProcessor:
                     its.odd += (found,)
                 if type(fact) is FactUnparked and fact.record:
                     unparked.append(fact.record)
-            if order is not None:
-                if self._sampler.sampled(key):
+            if order is not None and raw is not None:
+                if self._sampler.sampled(raw):
                     self._sampler.saw(its.before, order, told)
                 if its.due or its.entries or _changed(its):
                     yield its

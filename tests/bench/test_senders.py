@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from click.testing import CliRunner
 from rich.console import Console
 
 from bench import senders
 from streams.processor import Record
+from streams.transport import Log
 
 
 class Journal:
@@ -50,7 +51,7 @@ async def test_a_message_counts_in_the_phase_in_which_it_became_wanted(tmp_path:
         offered("e", 1, "shop.tag"),
     ]
     starts = {"before": 1_000, "stalled": 2_000, "after": 3_000}
-    rows = await senders._rows(tmp_path, Journal(*wanted), starts, Counter({("email", "stalled"): 64}))  # type: ignore[arg-type]
+    rows = await senders._rows(tmp_path, cast(Log, Journal(*wanted)), starts, Counter({("email", "stalled"): 64}))
     found = {(row.channel, row.phase): row for row in rows}
     assert {place: row.messages for place, row in found.items() if row.messages} == {
         ("sms", "before"): 2,

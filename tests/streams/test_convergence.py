@@ -121,7 +121,7 @@ def test_an_order_whose_life_was_not_seen_whole_gets_no_verdict() -> None:
 
 def test_one_order_in_a_hundred_is_sampled() -> None:
     sampler = Sampler(convergence.Counter())
-    found = sum(sampler.sampled(f"lumi:{n}") for n in range(100_000))
+    found = sum(sampler.sampled(f"lumi:{n}".encode()) for n in range(100_000))
     assert 0.8 * 100_000 / SHARE < found < 1.2 * 100_000 / SHARE
 
 
