@@ -18,6 +18,7 @@ from orders.request import (
     AnyStock,
     FactWaiting,
     ReferenceLinked,
+    StockCheckRequested,
     StockLevelReported,
     StockReleaseRequested,
     StockRequested,
@@ -201,7 +202,7 @@ def place_of(record: Record) -> tuple[str, str]:
         return "facts", record.order
     if isinstance(record, (ReferenceLinked, FactWaiting)):
         return "references", f"{record.kind}:{record.value}"
-    if isinstance(record, (StockLevelReported, StockRequested, StockReleaseRequested, StockShipped)):
+    if isinstance(record, (StockLevelReported, StockCheckRequested, StockRequested, StockReleaseRequested, StockShipped)):
         return "stock", f"{record.sku}@{record.location}"
     return "customers", record.customer
 

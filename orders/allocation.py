@@ -19,6 +19,7 @@ from orders.view import Parcel, View, wanted, where
 
 RESERVE = "stock.reserve paid"
 SOURCED = "stock.reserve sourced"  # the same at a location that the table of rates chose
+CHECK, CHECK_AT = "stock.check placed", "stock.check sourced"
 PICK, LABEL = "warehouse.pick in_progress", "carrier.label packed"
 
 
@@ -56,6 +57,25 @@ def sourced(view: View, order: Order, policy: Policy) -> Choice:
     items = [Item(x.line, n * table.grams(x.sku), stay.get(x.line) or x.location) for x in view.lines if (n := wanted(view, x)) > 0]
     able = serving(ways(table, view.said_of.address, sure_at(view)), placed.service, placed.promised)
     return choose(items, able, table.split_minor, placed.promised, _short_at(view))
+
+
+def checks(view: View, policy: Policy) -> dict[str, list[tuple[str, str]]]:
+    """Line -> (effect, location) of every place to be asked whether it has enough while the order awaits its payment."""
+    lines = [x for x in view.lines if wanted(view, x) > 0]
+    if not policy.sourcing.rates:
+        return {x.line: [(f"{CHECK} {x.line}", x.location or policy.default_location)] for x in lines}
+    able = sorted({way.location for way in ways(policy.sourcing, view.said_of.address, sure_at(view))})
+    found = {}
+    for x in lines:
+        locations = [x.location] if x.location else able or [policy.default_location]
+        found[x.line] = [(f"{CHECK_AT} {_named(location)}/{x.line}", location) for location in locations]
+    return found
+
+
+def lacking(view: View, asked: Mapping[str, list[tuple[str, str]]]) -> bool:
+    """Whether some line has not enough at any place that was asked."""
+    scarce = {(f.line, f.location) for f in view.scarce}
+    return any(all((line, location) in scarce for _, location in places) for line, places in asked.items())
 
 
 def sure_at(view: View) -> int:

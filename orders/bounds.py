@@ -110,6 +110,7 @@ _CHECKS: dict[type[Fact], Callable[[Any], tuple[str, str] | None]] = {
     facts.PaymentDisputed: _money,
     facts.StockReserved: _quantity,
     facts.StockShort: _quantity,
+    facts.StockScarce: _quantity,
     facts.StockReleased: _quantity,
     facts.LinesCancelled: _lines,
     facts.ItemsPicked: _short,

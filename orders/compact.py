@@ -86,6 +86,7 @@ NUMBERS: dict[type[Fact], int] = {
     facts.EffectSettled: 28,
     facts.ResendRequested: 29,
     facts.RiskReported: 30,
+    facts.StockScarce: 31,
 }
 
 _CONVERT: dict[str, tuple[Any, Callable[[Any], Any]]] = {

@@ -172,6 +172,15 @@ class StockShort(Fact, frozen=True, tag=True):
     queued: bool = True
 
 
+class StockScarce(Fact, frozen=True, tag=True):
+    """The stock lane's answer to a check before anything is reserved, where it has not enough; `object` is the check's effect ID."""
+
+    line: str
+    sku: str
+    location: str
+    quantity: int  # that the order wants
+
+
 class StockReleased(Fact, frozen=True, tag=True):
     """The stock lane's answer to a release; `object` is the effect ID of the request that was undone."""
 
@@ -309,6 +318,7 @@ AnyFact: TypeAlias = (
     | LinesCancelled
     | StockReserved
     | StockShort
+    | StockScarce
     | StockReleased
     | ItemsPicked
     | ParcelPacked

@@ -21,8 +21,10 @@ from orders.allocation import (
     RESERVE,
     asking,
     carried,
+    checks,
     grams_of,
     held,
+    lacking,
     places,
     requests,
     sourced,
@@ -38,6 +40,7 @@ from orders.request import (
     MessageFreed,
     MessageRequested,
     ReferenceLinked,
+    StockCheckRequested,
     StockReleaseRequested,
     StockRequested,
     StockShipped,
@@ -85,10 +88,10 @@ CHANNELS = {  # whose mode decides about an effect; links between our own lanes 
     **MESSAGE_CHANNELS,
     **dict.fromkeys(OUTSIDE, "webhook"),
     **dict.fromkeys(SHOP, SYSTEMS),
-    **dict.fromkeys(("stock.reserve", "stock.release", "stock.ship"), "stock"),
+    **dict.fromkeys(("stock.check", "stock.reserve", "stock.release", "stock.ship"), "stock"),
     "reference.link": "",
 }
-UNANSWERED = frozenset({"reference.link", "stock.ship"})  # done when their record is in the outbox
+UNANSWERED = frozenset({"reference.link", "stock.check", "stock.ship"})  # done when their record is in the outbox
 KEPT = frozenset({"stock.reserve", "stock.release"})  # once asked, answered: never withdrawn, but undone by a release
 
 
@@ -164,8 +167,14 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
     arriving = False  # something is asked for at another location than where it is reserved
     if going:
         short: Collection[str] = view.short
+        scarce = False
         due = paid or (placed.total > 0 and view.authorized >= placed.total)
-        if due and "stock" not in placed.not_applicable:
+        checked = "stock" not in placed.not_applicable
+        if checked and not due and not view.shipped_at:
+            asked = checks(view, policy)
+            effects.extend([name for locations in asked.values() for name, _ in locations])
+            scarce = bool(view.scarce) and lacking(view, asked)
+        elif checked and due:
             if policy.sourcing.rates:
                 choice = sourced(view, order, policy)
                 needed = places(view, order, policy, choice)
@@ -186,7 +195,7 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
                             effects.append(name)
         if short and not view.shipped_at:
             effects.extend(say.backordered)
-        if short or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
+        if short or scarce or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):
             effects.append("team.notice stock_shortage_risk")
         effects.extend([f"team.notice stock_shortage_risk {line}" for line in view.pick_short])
         if view.reserved and paid and not view.shipped_at:
@@ -464,11 +473,23 @@ def request(name: str, id: str, view: View, order: Order, policy: Policy, now: i
         return "references", f"{milestone}:{value}", ReferenceLinked(at=now, kind=milestone, value=value, order=order.id, since=since)
     if action in MESSAGE_CHANNELS:
         return "customers", customer_of(view), message(name, id, view, order, policy, now)
-    if action == "stock.reserve":
+    if action in ("stock.check", "stock.reserve"):
         line = _line(view, milestone, instance)
         assert line is not None
         chosen = unquote(instance.partition("/")[0].partition("~")[0]) if milestone == "sourced" else ""
         location = chosen or line.location or policy.default_location
+        key = f"{line.sku}@{location}"
+        if action == "stock.check":
+            check = StockCheckRequested(
+                at=now,
+                effect=effect_id(order.id, milestone, instance, action),
+                order=order.id,
+                line=line.line,
+                sku=line.sku,
+                location=location,
+                quantity=wanted(view, line),
+            )
+            return "stock", key, check
         priority = view.decision.priority / SHARE if view.decision is not None else 0.0
         asked = StockRequested(
             at=now,
@@ -480,7 +501,7 @@ def request(name: str, id: str, view: View, order: Order, policy: Policy, now: i
             quantity=wanted(view, line),
             priority=priority,
         )
-        return "stock", f"{line.sku}@{location}", asked
+        return "stock", key, asked
     answer = _answer(view, instance)
     assert answer is not None
     key = f"{answer.sku}@{answer.location}"
@@ -505,7 +526,7 @@ def requestable(name: str, view: View) -> bool:
     action, milestone, instance = parts(name)
     if view.placed is None:
         return action == "reference.link"
-    if action == "stock.reserve":
+    if action in ("stock.check", "stock.reserve"):
         return _line(view, milestone, instance) is not None
     return action not in ("stock.release", "stock.ship") or _answer(view, instance) is not None
 

@@ -29,6 +29,17 @@ class StockRequested(Request, frozen=True, tag=True):
     priority: float = 0.0  # who is served first when stock comes back
 
 
+class StockCheckRequested(Request, frozen=True, tag=True):
+    """Nothing is reserved yet: is there enough? Answered only where there is not."""
+
+    effect: str
+    order: str
+    line: str
+    sku: str
+    location: str
+    quantity: int
+
+
 class StockReleaseRequested(Request, frozen=True, tag=True):
     effect: str  # the release's own effect ID
     request: str  # the request it undoes
@@ -60,7 +71,7 @@ class StockShipped(Request, frozen=True, tag=True):
     quantity: int
 
 
-AnyStock: TypeAlias = StockRequested | StockReleaseRequested | StockLevelReported | StockShipped
+AnyStock: TypeAlias = StockRequested | StockCheckRequested | StockReleaseRequested | StockLevelReported | StockShipped
 
 
 # --- topic `customers`, key customer ID

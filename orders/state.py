@@ -178,6 +178,7 @@ _NAMES = (
     *(f"notify.{channel} {milestone}" for milestone in ("order_placed", "payment_confirmed") for channel in ("email", "sms", "push")),
     *(f"notify.{channel} {milestone}" for milestone in ("delivered", "feedback", "delay") for channel in ("email", "sms", "push")),
     *(f"stock.reserve paid {line}" for line in range(1, 9)),
+    *(f"stock.check placed {line}" for line in range(1, 9)),
 )
 _NUMBER = {name: number for number, name in enumerate(_NAMES)}
 

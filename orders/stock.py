@@ -179,7 +179,7 @@ def decode(blob: bytes) -> Stock:
 
 
 def merge(stock: Stock, record: AnyStock) -> str:
-    """Take in one record; says which request it is about, or ""."""
+    """Take in one record that may change it; says which request it is about, or ""."""
     if isinstance(record, StockRequested):
         part = Reservation(record.at, record.order, record.line, record.quantity, record.priority)
         return stock._put(record.effect, part, record.at)

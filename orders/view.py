@@ -108,6 +108,7 @@ class View(msgspec.Struct, gc=False):
     # stock and warehouse
     reservations: Sequence[Any] = ()  # StockReserved
     shortages: Sequence[Any] = ()  # StockShort
+    scarce: Sequence[Any] = ()  # StockScarce, told before anything was reserved
     reserved: Mapping[str, Any] = EMPTY  # line -> StockReserved in force, the latest where there are several
     short: Mapping[str, Any] = EMPTY  # line -> StockShort in force, of lines that nothing else is known or asked of
     moving: Set[str] = NONE  # lines that are reserved, and asked for or known at yet another location
@@ -255,6 +256,10 @@ def _reserved(v: View, f: Any, persons: dict[str, Person]) -> None:
 
 def _short(v: View, f: Any, persons: dict[str, Person]) -> None:
     v.shortages = (*v.shortages, f)
+
+
+def _scarce(v: View, f: Any, persons: dict[str, Person]) -> None:
+    v.scarce = (*v.scarce, f)
 
 
 def _released(v: View, f: Any, persons: dict[str, Person]) -> None:
@@ -445,6 +450,7 @@ HANDLERS: dict[type[Fact], _Handler] = {
         (facts.LinesCancelled, _lines_cancelled),
         (facts.StockReserved, _reserved),
         (facts.StockShort, _short),
+        (facts.StockScarce, _scarce),
         (facts.StockReleased, _released),
         (facts.ItemsPicked, _picked),
         (facts.ParcelPacked, _packed),

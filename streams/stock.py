@@ -1,6 +1,7 @@
 """The stock lane: one state per SKU and location, the only place that gives units away.
 
-It answers each request with a fact to its order: reserved, short (and queued), released. Decisions are journal entries.
+It answers each request with a fact to its order: reserved, short (and queued), released. Decisions are journal entries. A check
+of what is there, before anything is reserved, changes nothing and is answered only where there is not enough.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 import msgspec
 
 from orders import stock as state
-from orders.fact import AnyFact, StockReleased, StockReserved, StockShort, encode_fact
-from orders.request import AnyStock, StockLevelReported, StockReleaseRequested, StockRequested
+from orders.fact import AnyFact, StockReleased, StockReserved, StockScarce, StockShort, encode_fact
+from orders.request import AnyStock, StockCheckRequested, StockLevelReported, StockReleaseRequested, StockRequested
 from orders.stock import AnyEntry, Forgotten, Queued, Reservation, Reserved, Stock, decode_entry, encode_entry
 from streams.processor import Asked, Channels, Inputs, Outgoing, Parked, Record, Result, Scores
 from streams.reading import park, read
@@ -27,10 +28,10 @@ _decode = msgspec.json.Decoder(AnyStock).decode
 class Turn(msgspec.Struct):
     """What one turn knows of one key."""
 
-    known: bool  # it was there before
     new: Stock
     asked: dict[str, StockRequested] = {}  # answered in this turn, again if they were before
     undone: dict[str, StockReleaseRequested] = {}
+    checked: list[StockCheckRequested] = []
     entries: list[AnyEntry] = []
 
 
@@ -54,7 +55,7 @@ class StockProcessor:
             turn = turns.get(key)
             if turn is None:
                 old = states.get(key)
-                turn = turns[key] = Turn(old is not None, old.copy() if old is not None else Stock())
+                turn = turns[key] = Turn(old.copy() if old is not None else Stock())
             return turn
 
         for record, key, request in read(inputs, _decode, _key_of, now, parked):
@@ -62,6 +63,9 @@ class StockProcessor:
                 parked.append(park(inputs, record, "bounds", "$.quantity", now))
                 continue
             turn = turn_of(key)
+            if isinstance(request, StockCheckRequested):
+                turn.checked.append(request)
+                continue
             state.merge(turn.new, request)
             if isinstance(request, StockRequested):
                 turn.asked[request.effect] = request
@@ -85,7 +89,7 @@ class StockProcessor:
         asked = self.ask(states, inputs, now)
         turns: dict[str, Turn] = asked.work
         result = Result(states={}, due={}, parked=asked.parked)
-        result.states = {key: turn.new for key, turn in turns.items() if turn.new.changed or not turn.known}
+        result.states = {key: turn.new for key, turn in turns.items() if turn.new.changed}
         for entry in map(decode_entry, inputs.adopted):
             if isinstance(entry, Forgotten):
                 continue
@@ -115,11 +119,16 @@ class StockProcessor:
                 answers[request] = _answer(key, request, new.requests[request]) if request in new.requests else _too_late(asked)
         for request, undo in turn.undone.items():
             answers[request] = _released(undo, new.requests.get(request))
+        if turn.checked:
+            left = state.available(new, self._assume)
+            for check in turn.checked:
+                if left is not None and left < check.quantity:
+                    answers[check.effect] = _scarce(check)
         self._forget(key, turn, now)
         result.outbox.extend(Outgoing("facts", fact.order, encode_fact(fact)) for fact in answers.values())
         result.journal.extend(map(encode_entry, turn.entries))
         result.due[key] = 0
-        if new.changed or not turn.known:
+        if new.changed:
             result.states[key] = new
 
     def _forget(self, key: str, turn: Turn, now: int) -> None:
@@ -178,6 +187,19 @@ def _released(undo: StockReleaseRequested, r: Reservation | None) -> StockReleas
         sku=undo.sku,
         location=undo.location,
         quantity=min(released, r.quantity) if r is not None and r.requested_at else released,
+    )
+
+
+def _scarce(check: StockCheckRequested) -> StockScarce:
+    return StockScarce(
+        order=check.order,
+        system=SYSTEM,
+        object=check.effect,
+        at=check.at,
+        line=check.line,
+        sku=check.sku,
+        location=check.location,
+        quantity=check.quantity,
     )
 
 

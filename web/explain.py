@@ -28,7 +28,7 @@ from web.words import CHANNELS, day, moment, money, percent, words
 
 GOOD, WARN, BAD = "good", "warn", "bad"
 VERDICTS = {"approve": ("Approved", GOOD), "review": ("Sent to review", WARN), "decline": ("Declined", BAD)}
-INSIDE = ("reference.", "stock.ship")  # between our own lanes: of no interest to people
+INSIDE = ("reference.", "stock.check", "stock.ship")  # between our own lanes: of no interest to people
 HOLDS = {
     "review": "a person has to look at it",
     "decline": "declined by the model, not yet final",
@@ -352,6 +352,7 @@ TITLES: dict[str, tuple[str, _Tell | None, str]] = {
     "LinesCancelled": ("Items cancelled", lambda f, v: [*_quantities(f, v), f.reason], WARN),
     "StockReserved": ("Stock reserved", _stock, ""),
     "StockShort": ("Out of stock", _stock, WARN),
+    "StockScarce": ("Not enough in stock", _stock, WARN),
     "StockReleased": ("Stock released", _stock, ""),
     "ItemsPicked": ("Items picked", lambda f, v: [f.location, *(f"{q.quantity} of {q.line} not found" for q in f.short)], ""),
     "ParcelPacked": ("Parcel packed", lambda f, v: [f.parcel, *_quantities(f, v)], ""),

@@ -128,9 +128,9 @@ def _claims(action: str, milestone: str, instance: str, known: Known) -> list[tu
         stops = known.holds() or known.incomplete() or known.cancelled() or shipped or back or _short(known) or not approved
         return [("are now being prepared for shipment", not stops)]
     if milestone == "shipped" and action == "notify.email":
-        return [("is on its way", _moves(instance, known)), ("Part of your order", _is_part(instance, placed, known))]
+        return [("is on its way", _moves(instance, known)), *_part("Part of your order", instance, placed, known)]
     if milestone in ("shipped", "delivery_reminder") and action == "notify.sms":
-        return [("Part of your", _is_part(instance, placed, known))]
+        return _part("Part of your", instance, placed, known)
     if action == "notify.push":
         latest = _tag(instance, known) if instance else ""
         now = {
@@ -182,10 +182,14 @@ def _whole(parcels: list[str], placed: dict[str, Any], known: Known) -> bool:
     return all(sum(inside.get(x["line"], 0) for inside in insides) >= x["quantity"] for x in placed["lines"])
 
 
-def _is_part(parcel: str, placed: dict[str, Any], known: Known) -> bool:
+def _part(words: str, parcel: str, placed: dict[str, Any], known: Known) -> list[tuple[str, bool]]:
     if _inside(parcel, known):
-        return not _whole([parcel], placed, known)
-    return bool({*_parcels(known), *(f["parcel"] for f in known.of("ParcelPacked"))} - {parcel})
+        return [(words, not _whole([parcel], placed, known))]
+    if {*_parcels(known)} - {parcel}:
+        return [(words, True)]
+    if {f["parcel"] for f in known.of("ParcelPacked")} - {parcel}:
+        return []  # it may be that one, under the carrier's name
+    return [(words, False)]
 
 
 def _entry(entry: dict[str, Any], known: Known, claimed: dict[tuple[str, int], str], at: int, ability: str) -> list[str]:

@@ -143,12 +143,27 @@ def test_the_promises_hold_where_accounts_do_it_and_the_shop_is_told(facts: list
             assert len(bodies) == 1 or (ability == "keyed" and len(set(bodies)) == 1)
 
 
+RATES = [Rate(carrier="ups", location=name, base_minor=base, transit_ms=DAY) for name, base in (("main", 500), ("east", 400))]
+SOURCED = Policy(retire_after_ms=0, sourcing=Table(locations=(Location("main"), Location("east")), rates=tuple(RATES)))
+
+
 @pytest.mark.parametrize("facts", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_the_promises_hold_where_a_table_of_rates_says_where_from(facts: list[Fact]) -> None:
-    rates = [Rate(carrier="ups", location=name, base_minor=base, transit_ms=DAY) for name, base in (("main", 500), ("east", 400))]
-    table = Table(locations=(Location("main"), Location("east")), rates=tuple(rates))
-    runs = runs_of(facts, FRAUDS["approve"], range(6), policy=Policy(retire_after_ms=0, sourcing=table))
+    runs = runs_of(facts, FRAUDS["approve"], range(6), policy=SOURCED)
     assert broken(runs) == []
+
+
+UNPAID = [placed(), failed()]
+
+
+@pytest.mark.parametrize("policy", [Policy(retire_after_ms=0), SOURCED], ids=["one place", "a table of rates"])
+@pytest.mark.parametrize("facts", [UNPAID, *SCENARIOS.values()], ids=["unpaid", *SCENARIOS.keys()])
+def test_what_stock_says_before_anything_is_reserved_counts_until_the_payment_is_there(facts: list[Fact], policy: Policy) -> None:
+    runs = runs_of(facts, FRAUDS["approve"], range(6), policy=policy, scarce=True)
+    assert broken(runs) == []
+    if facts is not SCENARIOS["backordered"]:
+        for rest in (run["rest"] for run in runs):
+            assert ("team.notice stock_shortage_risk" in rest["wanted"]) == (not rest["view"]["paid_in_full"])
 
 
 PUSHES = tuple(Trigger(milestone, "push", milestone) for milestone in ("order_placed", "payment_confirmed", "in_progress"))

@@ -17,7 +17,7 @@ import numpy as np
 from messages.render import Brand, Renderer, Unrenderable
 from messages.way_back import WayBack
 from orders.effect import Claim, Outcome
-from orders.fact import AnyFact, Fact, MessageReported, StockReleased, StockReserved, encode_fact
+from orders.fact import AnyFact, Fact, MessageReported, StockReleased, StockReserved, StockScarce, encode_fact
 from orders.merge import join, merge
 from orders.plan import plan
 from orders.policy import Policy
@@ -76,8 +76,10 @@ class World:
         mode: str = "live",
         label: str = "",
         channel: str = "webhook",
+        scarce: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
+        self.scarce = scarce  # whether stock says so, when it is asked before anything is reserved
         self.label = label  # what a carrier's label is known by
         self.policy = policy or Policy(retire_after_ms=0)
         self.processor = OrdersProcessor(row, self.policy, {channel: ability}, sampled=1)
@@ -205,17 +207,17 @@ class World:
 
     def ask_other_lane(self, topic: str, record: dict[str, Any]) -> None:
         kind = record["type"]
-        if kind not in ("StockRequested", "StockReleaseRequested", "MessageRequested"):
+        if kind not in ("StockCheckRequested", "StockRequested", "StockReleaseRequested", "MessageRequested"):
             return
         at = record["at"] + 1_000
-        if record["effect"] in self.answered:
+        if record["effect"] in self.answered or (kind == "StockCheckRequested" and not self.scarce):
             return  # the same answer again would be the same fact
-        if self.rng.random() < self.trouble:
+        if kind != "StockCheckRequested" and self.rng.random() < self.trouble:
             return  # lost on the way: the schedule repeats it
         self.answered.add(record["effect"])
         answer: AnyFact
-        if kind == "StockRequested":
-            answer = StockReserved(
+        if kind in ("StockCheckRequested", "StockRequested"):
+            answer = (StockReserved if kind == "StockRequested" else StockScarce)(
                 order=record["order"],
                 system="stock",
                 object=record["effect"],

@@ -94,6 +94,11 @@ def reserved(line: Line = LAMP, at: int = T0 + 2 * MINUTE, location: str = "main
     return facts.StockReserved(**(values | more))
 
 
+def scarce(line: Line = LAMP, location: str = "main", at: int = T0 + 1) -> facts.StockScarce:
+    its: dict[str, Any] = {"object": f"check-{line.line}-{location}", "line": line.line, "sku": line.sku, "quantity": line.quantity}
+    return facts.StockScarce(order=ORDER, system="stock", at=at, location=location, **its)
+
+
 def short(line: Line = LAMP, at: int = T0 + 2 * MINUTE, object: str = "", **more: Any) -> facts.StockShort:
     values: dict[str, Any] = {
         "order": ORDER,

@@ -17,7 +17,8 @@ from orders.journal import Claimed, Decided, Ended, Offered, adopt
 from orders.merge import merge
 from orders.plan import TEAMS, answered, body, guard, message, plan, products, repeat_at, request, retry_at, signed, turn
 from orders.policy import TRIGGERS, Policy, Trigger
-from orders.request import MessageRequested, StockReleaseRequested, StockRequested
+from orders.request import MessageRequested, StockCheckRequested, StockReleaseRequested, StockRequested
+from orders.sourcing import Location, Rate, Table
 from orders.state import Order, parts
 from orders.view import view
 from tests.orders.lives import (
@@ -42,6 +43,7 @@ from tests.orders.lives import (
     release,
     reserved,
     scanned,
+    scarce,
     short,
 )
 from tests.orders.test_view import order_of
@@ -118,6 +120,39 @@ def test_stock_is_asked_for_once_the_money_is_safe_and_nobody_declined() -> None
 
 
 # --- picking
+def test_until_the_payment_is_there_stock_is_asked_whether_it_would_have_enough() -> None:
+    def checks(*facts: Fact, **more: Any) -> set[str]:
+        return {name for name in wants(*facts, **more) if name.startswith("stock.check")}
+
+    assert checks(placed()) == {"stock.check placed 1", "stock.check placed 2"}
+    for known in ([captured()], [authorized()], [cancel()], [scanned(Tracking.IN_TRANSIT, T0 + HOUR)]):
+        assert checks(placed(), *known) == set()
+    assert checks(placed(not_applicable=("stock",))) == checks(placed(prepaid=True)) == checks(placed(), verdict="decline") == set()
+    assert checks(placed(backfilled=True)) == set()
+
+
+def test_the_inventory_team_is_told_as_soon_as_stock_says_that_it_has_not_enough() -> None:
+    notice = "team.notice stock_shortage_risk"
+    assert notice not in wants(placed())
+    assert notice in wants(placed(), scarce())
+    assert not {notice, *POLICY.messages.backordered} & wants(placed(), scarce(), captured()), "the reservation answers for itself"
+    assert not set(POLICY.messages.backordered) & wants(placed(), scarce()), "nothing of it is promised or refused to the customer"
+
+
+def test_where_there_is_a_table_of_rates_every_place_that_could_send_a_line_is_asked() -> None:
+    rates = [Rate(carrier="ups", location=name, base_minor=500, transit_ms=DAY) for name in ("east", "main")]
+    sourced = Policy(sourcing=Table(locations=(Location("main"), Location("east")), rates=tuple(rates)))
+    asked = {name for name in wants(placed(), policy=sourced) if name.startswith("stock.check")}
+    assert asked == {f"stock.check sourced {location}/{line}" for location in ("east", "main") for line in "12"}
+    order = order_of(placed())
+    topic, key, record = request("stock.check sourced east/2", "", view(order), order, sourced, T0)
+    assert (topic, key) == ("stock", f"{SHADE.sku}@east") and isinstance(record, StockCheckRequested)
+    assert (record.line, record.quantity) == ("2", SHADE.quantity)
+    notice = "team.notice stock_shortage_risk"
+    assert notice not in wants(placed(), scarce(), scarce(SHADE, "east"), policy=sourced)
+    assert notice in wants(placed(), scarce(), scarce(location="east"), policy=sourced)
+
+
 def test_picking_follows_only_from_reservations_of_every_line_at_each_location() -> None:
     assert not [n for n in wants(*LIFE[:3]) if "pick" in n]
     picks = [n for n in wants(*LIFE[:2], reserved(LAMP), reserved(SHADE, location="attic")) if "pick" in n]

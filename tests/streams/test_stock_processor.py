@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orders.fact import AnyFact, StockReleased, StockReserved, StockShort, decode_fact
-from orders.request import AnyStock, StockLevelReported, StockReleaseRequested, StockRequested, StockShipped
+from orders.fact import AnyFact, StockReleased, StockReserved, StockScarce, StockShort, decode_fact
+from orders.request import AnyStock, StockCheckRequested, StockLevelReported, StockReleaseRequested, StockRequested, StockShipped
 from orders.stock import Reserved, Stock, available, decode_entry, on_hand
 from streams.processor import Channels, Inputs, Record, Result
 from streams.stock import DAY_MS, REMEMBER_MS, StockProcessor
@@ -78,6 +79,11 @@ def asked(number: int, quantity: int = 1, priority: float = 0.0) -> StockRequest
     )
 
 
+def checked(number: int, quantity: int = 1, sku: str = "lamp") -> StockCheckRequested:
+    its: dict[str, Any] = {"effect": f"c{number}", "order": f"lumi:{number}", "line": "1", "location": "main"}
+    return StockCheckRequested(at=NOW + number, sku=sku, quantity=quantity, **its)
+
+
 def undone(number: int, quantity: int = 1) -> StockReleaseRequested:
     return StockReleaseRequested(
         at=NOW + 900 + number,
@@ -102,6 +108,30 @@ def test_a_request_is_answered_by_a_fact_of_its_order() -> None:
         StockReserved(order="lumi:1", system="stock", object="r1", at=NOW, line="1", sku="lamp", location="main", quantity=1),
         StockShort(order="lumi:2", system="stock", object="r2", at=NOW, line="1", sku="lamp", location="main", quantity=1),
     ]
+
+
+def test_a_check_is_answered_only_where_there_is_not_enough_and_changes_nothing() -> None:
+    lane = Lane()
+    lane.turn(level(3), asked(1))
+    before = dict(lane.stored)
+    lane.facts.clear()
+    result = lane.turn(checked(2, 2), checked(3, 3), checked(4, 1, sku="never-heard-of"))
+    its: dict[str, Any] = {"system": "stock", "line": "1", "location": "main"}
+    assert lane.facts == [
+        StockScarce(order="lumi:3", object="c3", at=NOW + 3, sku="lamp", quantity=3, **its),
+        StockScarce(order="lumi:4", object="c4", at=NOW + 4, sku="never-heard-of", quantity=1, **its),
+    ]
+    assert lane.stored == before and result.states == {} and not result.journal
+    lane.turn(checked(3, 3))
+    assert lane.facts[-1] == lane.facts[0], "the same answer again is the same fact"
+    lane.turn(asked(5, 2), checked(6))
+    assert lane.facts[-1].object == "c6", "what was given away in the same turn is gone"
+
+
+def test_where_stock_without_a_level_is_unlimited_a_check_of_it_has_no_answer() -> None:
+    lane = Lane(StockProcessor(assume=None))
+    lane.turn(checked(1, 1000))
+    assert lane.facts == [] and lane.stored == {}
 
 
 @settings(max_examples=150, deadline=None)
