@@ -53,7 +53,7 @@ from streams.parking import KEYED_TOPICS, NoSuchRecord, NotParked, Parking, Stil
 from streams.processor import VERSION, Parked, Processor
 from streams.sqlite_log import LogTaken
 from streams.transport import Log, LogDown, LogMismatch
-from streams.worker import Worker
+from streams.worker import Pace, Worker
 
 if TYPE_CHECKING:
     import faust
@@ -81,7 +81,7 @@ PROCESSOR_OF = {"deliveries": "intake", "facts": "orders", "references": "refere
 CHANNELS = ("email", "sms", "push", "webhook", "systems")
 WEAKEST_FIRST = ("neither", "lookup", "keyed")  # what can be done about an unknown outcome
 REPLICAS, IN_SYNC = 3, 2
-GATHER_S = {"orders": 0.06, "references": 0.3, "stock": 0.15, "customers": 0.15}  # between a lane's turns at low rates
+PACES = {"orders": Pace(0.06, shifts=2), "references": Pace(0.3, shifts=4), "stock": Pace(0.3, shifts=4), "customers": Pace(0.15, shifts=2)}
 ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 LABELS = "labels"  # in the data folder: what carriers gave us and we must keep
@@ -851,7 +851,7 @@ async def worker(
             clock=clock,
             dispatcher=dispatcher,
             scorer=scorer,
-            gather_s=GATHER_S,
+            paces=PACES,
             meters=meter,
             crash=crash,
             reposition=lambda tp: reposition(apps[0], tp),

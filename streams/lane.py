@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Bounds of one lane's work in flight and memory."""
 
     chunk_records: int = 8192  # a turn takes at most so many records: the fuller, the more of an order's facts share the work
-    gather_s: float = 0.0  # turns begin at multiples of it, all lanes' together, if a quarter of a chunk is not there before
+    gather_s: float = 0.0  # turns begin so far apart, if a quarter of a chunk is not there before
     inbox_records: int = 32768
     inbox_bytes: int = 24 << 20
     inbox_age_s: float = 1.0  # while the oldest chunk waits longer, no more is taken in
@@ -207,6 +207,11 @@ def journal_records(lane: LaneId, sequence: int, at: int, entries: Sequence[byte
     return records
 
 
+def begins_after(moment: float, gather_s: float, phase_s: float) -> float:
+    """The first of the moments at which turns begin that lies after this one, seconds; 0: turns begin at any time."""
+    return ((moment - phase_s) // gather_s + 1) * gather_s + phase_s if gather_s else 0.0
+
+
 def _counts(inputs: Inputs, result: Result, scores: Scores | None) -> dict[str, int]:
     """Every record is done or parked, never both; a state may be parked without a record (a message that lacks a field)."""
     records = len(inputs.records)
@@ -243,6 +248,7 @@ class Lane:
         self.positioned = False  # the driver may read at `position`
         self.turn_began: float | None = None  # loop time; the watchdog looks at it
         self.stages = dict.fromkeys(STAGES, 0.0)  # seconds spent so far
+        self.phase_s = 0.0  # how much later than multiples of `gather_s` its turns begin
         self._earliest = 0.0  # loop time of the next turn
         self.score_s = 0.0  # of the latest call to the scorer
         self._store, self._publisher, self._clock = store, publisher, clock
@@ -387,8 +393,7 @@ class Lane:
                     await self._sleep()
                     continue
                 self.turn_began = self._loop.time()
-                gather_s = self.limits.gather_s
-                self._earliest = (self.turn_began // gather_s + 1) * gather_s if gather_s else 0.0
+                self._earliest = begins_after(self.turn_began, self.limits.gather_s, self.phase_s)
                 self._turn_oldest = inputs.records[0].timestamp if inputs.records else 0
                 try:
                     await self._turn(inputs, span)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -36,6 +37,13 @@ class Stopped(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Pace(NamedTuple):
+    """When the lanes of a processor take their turns at low rates."""
+
+    gather_s: float  # between two turns of a lane
+    shifts: int = 1  # its lanes here are dealt to so many groups, evenly apart: those of one begin together, and ask the scorer together
+
+
 class Worker:
     def __init__(
         self,
@@ -48,14 +56,14 @@ class Worker:
         dispatcher: Dispatcher,
         scorer: Scorer | None = None,
         limits: Limits | None = None,
-        gather_s: Mapping[str, float] | None = None,
+        paces: Mapping[str, Pace] | None = None,
         meters: Meters | None = None,
         crash: Callable[[BaseException], None],
         reposition: Callable[[TP], None] = lambda tp: None,
     ) -> None:
         """`processors` by topic, one instance per lane. `crash` ends the process: the supervisor starts it again.
 
-        `gather_s` by processor: `Limits.gather_s` of its lanes where it is not that of `limits`.
+        `paces` by processor: when its lanes take their turns, where that is not as `limits` say.
 
         `reposition` asks the driver to read a partition again from where its lane stands.
         """
@@ -66,7 +74,7 @@ class Worker:
         self._processors, self._layout, self._store, self._log = processors, layout, store, log
         self._clock, self._dispatcher, self._scorer = clock, dispatcher, scorer
         self._limits, self._meters, self._crash = limits or Limits(), meters, crash
-        self._gather_s = gather_s or {}
+        self._paces = paces or {}
         self._reposition = reposition
         self._resting: dict[TP, Lane] = {}
         self._raising: dict[TP, asyncio.Task[None]] = {}
@@ -81,6 +89,7 @@ class Worker:
             if tp not in self.lanes and tp.topic in self._processors:
                 self.lanes[tp] = self._resting.pop(tp) if tp in self._resting else self._make(tp)
                 self._raise(tp)
+        self._set_phases()
         for lane in self._resting.values():  # another worker has them now
             self._spent[lane.id.processor].update(lane.stages)
         self._resting.clear()
@@ -140,9 +149,16 @@ class Worker:
         self._closing = True
         await self.revoked(frozenset(self.lanes))
 
+    def _set_phases(self) -> None:
+        for name, pace in self._paces.items():
+            lanes = [lane for _, lane in sorted(self.lanes.items()) if lane.id.processor == name]
+            for place, lane in enumerate(lanes):
+                lane.phase_s = pace.gather_s * (place % pace.shifts) / pace.shifts
+
     # --- bringing lanes up
     def _make(self, tp: TP) -> Lane:
         processor = self._processors[tp.topic]()
+        pace = self._paces.get(processor.name)
         return Lane(
             LaneId(processor.name, self._layout, tp.partition),
             processor,
@@ -152,7 +168,7 @@ class Worker:
             channels=self._dispatcher,
             dispatch=self._dispatcher,
             scorer=self._scorer,
-            limits=msgspec.structs.replace(self._limits, gather_s=self._gather_s.get(processor.name, self._limits.gather_s)),
+            limits=self._limits if pace is None else msgspec.structs.replace(self._limits, gather_s=pace.gather_s),
             meters=self._meters,
             reposition=lambda lane: self._reposition(tp),
         )

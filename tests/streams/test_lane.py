@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from connectors.store import LaneId, LaneLost, Store, StoreWentBack
 from orders.effect import Claim, Outcome
 from streams.clock import VirtualClock
 from streams.dispatch import Dispatcher, Modes
-from streams.lane import DueHead, Lane, Limits, decode_parked
+from streams.lane import DueHead, Lane, Limits, begins_after, decode_parked
 from tests.streams.toy import MemoryLog, Toy, chunk
 
 LANE = LaneId("toy", 0, 0)
@@ -287,6 +289,27 @@ class Killed(BaseException):
 
 def _entries(log: MemoryLog) -> list[bytes]:
     return [json.dumps(entry).encode() for value in log.values("journal") for entry in json.loads(value)["entries"]]
+
+
+@given(st.floats(0, 1e6), st.sampled_from([0.05, 0.06, 0.3]), st.floats(0, 1))
+def test_turns_begin_at_multiples_of_their_distance_each_shift_at_its_own(moment: float, gather_s: float, share: float) -> None:
+    begins = begins_after(moment, gather_s, share * gather_s)
+    assert moment - 1e-9 <= begins <= moment + gather_s + 1e-9
+    turns = (begins - share * gather_s) / gather_s
+    assert abs(turns - round(turns)) < 1e-4
+    assert begins_after(moment, 0.0, 0.0) == 0.0, "without a distance at any time"
+
+
+async def test_what_comes_soon_after_a_turn_shares_the_next_one(world: World) -> None:
+    lane = await world.started(limits=Limits(gather_s=2.0, publish_retry_s=0.01))
+    lane.offer(chunk(0, b"x"))
+    await until(at(lane, 1))
+    for offset in (1, 2, 3):
+        lane.offer(chunk(offset, b"x"))
+        await asyncio.sleep(0.01)
+    await until(at(lane, 4))
+    assert lane.held is not None and lane.held.sequence == 2
+    await lane.quiesce(5)
 
 
 def test_what_was_first_in_the_schedule_and_is_put_off_is_first_no_longer() -> None:

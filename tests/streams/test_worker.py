@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from streams.dispatch import Dispatcher, Modes
 from streams.lane import Limits
 from streams.processor import Record
 from streams.transport import TP, LogDown
-from streams.worker import Worker, journal_sequence
+from streams.worker import Pace, Worker, journal_sequence
 from tests.streams.toy import MemoryLog, Toy, chunk
 
 FACTS = TP("facts", 0)
@@ -58,7 +58,7 @@ class World:
         self.crashes: list[BaseException] = []
         self.repositioned: list[TP] = []
 
-    def worker(self, store: Any = None) -> Worker:
+    def worker(self, store: Any = None, paces: Mapping[str, Pace] | None = None) -> Worker:
         return Worker(
             {"facts": Counting},
             layout=0,
@@ -67,6 +67,7 @@ class World:
             clock=self.clock,
             dispatcher=Dispatcher({"email": self.sender}, self.clock, LIVE),
             limits=Limits(publish_retry_s=0.01),
+            paces=paces,
             crash=self.crashes.append,
             reposition=self.repositioned.append,
         )
@@ -407,6 +408,21 @@ async def test_an_outcome_whose_commit_failed_is_known_to_the_lane_that_comes_ba
             await asyncio.sleep(0.005)
     await worker.close()
     assert len(world.sender.claims) == 1
+
+
+async def test_the_lanes_that_a_worker_has_are_dealt_to_shifts_evenly_apart(world: World) -> None:
+    worker = world.worker(paces={"toy": Pace(gather_s=0.06, shifts=2)})
+
+    def phases() -> dict[int, float]:
+        return {tp.partition: lane.phase_s for tp, lane in worker.lanes.items()}
+
+    worker.assigned(frozenset(TP("facts", partition) for partition in (0, 2, 4, 6)))
+    assert phases() == {0: 0.0, 2: 0.03, 4: 0.0, 6: 0.03}
+    assert {lane.limits.gather_s for lane in worker.lanes.values()} == {0.06}
+    await worker.revoked(frozenset({TP("facts", 2), TP("facts", 4)}))
+    worker.assigned(frozenset({TP("facts", 0), TP("facts", 6)}))
+    assert phases() == {0: 0.0, 6: 0.03}, "what is left is dealt anew"
+    await worker.close()
 
 
 async def test_a_bug_outside_of_records_ends_the_worker(world: World) -> None:
