@@ -250,6 +250,7 @@ class Lane:
         self.stages = dict.fromkeys(STAGES, 0.0)  # seconds spent so far
         self.phase_s = 0.0  # how much later than multiples of `gather_s` its turns begin
         self._earliest = 0.0  # loop time of the next turn
+        self._decided_at = 0  # ms: no two turns decide at the same time, so that what one asked for is told from what the next asks again
         self.score_s = 0.0  # of the latest call to the scorer
         self._store, self._publisher, self._clock = store, publisher, clock
         self._channels, self._dispatch, self._scorer = channels, dispatch, scorer
@@ -456,7 +457,8 @@ class Lane:
         try:
             asked, scores = await self._ask(inputs)
             began = self._loop.time()
-            result = self.processor.answer(asked, scores, self._clock.now(), self)
+            self._decided_at = max(self._clock.now(), self._decided_at + 1)
+            result = self.processor.answer(asked, scores, self._decided_at, self)
             self.stages["answer"] += self._loop.time() - began
             result.parked = list({parked_id(row): row for row in (*asked.parked, *result.parked)}.values())
             commit, outbox = self._encoded(inputs, span, result, scores)

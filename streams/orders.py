@@ -469,7 +469,7 @@ class OrdersProcessor:
             if name not in wanted and effect.action not in KEPT and (last is None or last.outcome == "retryable" or not made(effect, v)):
                 self._withdraw(name, effect, its, now, result)
             elif effect.action not in OUTSIDE:
-                if effect.offered_at != now and self._asks_again(name, effect, its, now):
+                if effect.offered_at < now and self._asks_again(name, effect, its, now):
                     result.outbox.append(self._request(name, effect.id, its, now))
                 times.append(repeat_at(effect, policy, now))
             elif last is not None and not last.outcome:

@@ -300,6 +300,23 @@ def test_turns_begin_at_multiples_of_their_distance_each_shift_at_its_own(moment
     assert begins_after(moment, 0.0, 0.0) == 0.0, "without a distance at any time"
 
 
+async def test_no_two_turns_decide_at_the_same_time_though_the_clock_stands_still(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided: list[int] = []
+    answer = Toy.answer
+
+    def noted(self: Toy, asked: Any, scores: Any, now: int, channels: Any) -> Any:
+        decided.append(now)
+        return answer(self, asked, scores, now, channels)
+
+    monkeypatch.setattr(Toy, "answer", noted)
+    lane = await world.started()
+    for offset in range(3):
+        lane.offer(chunk(offset, b"x"))
+        await until(at(lane, offset + 1))
+    await lane.quiesce(5)
+    assert decided == [1_000_000, 1_000_001, 1_000_002]
+
+
 async def test_what_comes_soon_after_a_turn_shares_the_next_one(world: World) -> None:
     lane = await world.started(limits=Limits(gather_s=2.0, publish_retry_s=0.01))
     lane.offer(chunk(0, b"x"))
