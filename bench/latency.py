@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
 from bench.installation import KAFKA, Installation, Plan, installation, to_its_end
-from bench.machine import machine, versions
+from bench.machine import machine, speed, versions
 from bench.pipeline import shop_of
 from connectors.fake_shop import FakeShop
 from meter import Latencies
@@ -141,7 +141,7 @@ async def _rested(its: Installation) -> None:
 
 def report(plan: Plan, rows: list[Row], console: Console) -> None:
     say = console.print
-    say(f"\n{machine()}\n{versions()}", highlight=False)
+    say(f"\n{machine()}\n{speed()}\n{versions()}", highlight=False)
     say(
         f"log {plan.log}, {plan.partitions} partitions, {'with' if plan.archive else 'without'} archive, {plan.workers} worker(s)\n",
         highlight=False,

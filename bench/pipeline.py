@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
 from bench.installation import KAFKA, Installation, Plan, installation, stage_rows, to_its_end
-from bench.machine import NOTHING, Usage, machine, versions
+from bench.machine import NOTHING, Usage, machine, speed, versions
 from connectors.fake_shop import FakeShop
 from connectors.store import LaneId
 from orders.state import decode
@@ -265,7 +265,7 @@ def report(plan: Plan, runs: list[Run], console: Console) -> None:
     say = console.print
     rates = sorted(run.facts_per_second for run in runs)
     run = sorted(runs, key=lambda run: run.facts_per_second)[len(runs) // 2]
-    say(f"\n{machine()}\n{versions()}", highlight=False)
+    say(f"\n{machine()}\n{speed()}\n{versions()}", highlight=False)
     archive = "with" if plan.archive else "without"
     say(
         f"log {plan.log}, {plan.partitions} partitions, {plan.workers} worker(s), {archive} archive,"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from bench import latency, pipeline
 from bench.installation import Plan, stage_rows
-from bench.machine import NOTHING, folder_bytes, machine, usage, usages, versions
+from bench.machine import NOTHING, folder_bytes, machine, speed, usage, usages, versions
 from connectors.fake_shop import FakeShop
 from meter import Latencies
 from streams.lane import STAGES
@@ -122,4 +123,5 @@ def test_usage_is_of_processes_and_one_that_ended_used_nothing(tmp_path: Path) -
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     assert folder_bytes(tmp_path) >= 100_000
     assert "cores" in machine()
+    assert re.fullmatch(r"a fixed piece of work just now: \d\.\d\d s on one core, \d+\.\d\d s on all at once", speed())
     assert "msgspec " + msgspec.__version__ in versions()
