@@ -9,7 +9,7 @@ on bins 2 % wide. The paces take turns, round by round; what counts is the media
 Not counted: a warm-up at the highest pace (the broker compiles its own code for the first half minute, on a quarter of a core)
 and the first seconds of each pace.
 
-    python bench/latency.py [--rates 2000,5000] [--seconds 20] [--warm-up 30] [--rounds 5] [--workers 1] [--log kafka|embedded] [--json]
+    python bench/latency.py [--rates 2000,5000] [--seconds 20] [--warm-up 14] [--rounds 4] [--workers 1] [--log kafka|embedded] [--json]
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def medians(rows: list[Row]) -> dict[int, float]:
 @click.command(help=__doc__)
 @click.option("--rates", default="2000,5000", show_default=True, help="facts per second, one after another")
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1, 3600))
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
-@click.option("--warm-up", default=30.0, show_default=True, type=click.FloatRange(0, 600))
+@click.option("--rounds", default=4, show_default=True, type=click.IntRange(1, 100))
+@click.option("--warm-up", default=14.0, show_default=True, type=click.FloatRange(0, 600))
 @click.option("--seed", default=7, show_default=True)
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--log", "log_", type=click.Choice(["kafka", "embedded"]), default="kafka", show_default=True)
