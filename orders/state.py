@@ -195,7 +195,10 @@ def _folded(closed: dict[str, int]) -> list[tuple[int, list[int | str]]]:
 
 
 def _unfolded(stored: list[tuple[int, list[int | str]]]) -> dict[str, int]:
-    return {_NAMES[name] if isinstance(name, int) else name: at for at, names in stored for name in names}
+    try:
+        return {_NAMES[name] if isinstance(name, int) else name: at for at, names in stored for name in names}
+    except IndexError:
+        raise NewerState(f"{STATE_VERSION} with names of effects that came later", f"{STATE_VERSION} with {len(_NAMES)} names") from None
 
 
 def effect_name(action: str, milestone: str, instance: str = "") -> str:

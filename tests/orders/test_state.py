@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import orders.state
 from orders.compact import NUMBERS, TWINS, compact, whole
 from orders.fact import AnyFact, Fact, decode_fact
 from orders.journal import Closed, Decided, adopt
@@ -77,6 +78,16 @@ def test_a_compact_fact_is_the_same_fact_without_order_and_person(fact: Fact) ->
 def test_a_different_person_behind_the_same_report_is_a_contradiction() -> None:
     other = msgspec.structs.replace(placed(), person=None)
     assert contradictory([compact(placed()), compact(other)])
+
+
+def test_an_effect_whose_name_came_later_is_told_from_bytes_that_are_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order(ORDER)
+    order.closed = {"stock.check placed 8": 7, "stock.reserve paid 1": 7}
+    blob = encode(order)
+    assert decode(blob).closed == order.closed
+    monkeypatch.setattr("orders.state._NAMES", orders.state._NAMES[:-1])
+    with pytest.raises(NewerState, match=r"names of effects that came later.*upgrade it"):
+        decode(blob)
 
 
 def test_a_kind_of_fact_that_came_later_is_told_from_bytes_that_are_no_state() -> None:
