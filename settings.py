@@ -362,6 +362,7 @@ class Settings(Section, frozen=True):
     ray: Annotated[str, Meta(description="`local`, `off`, or the address of a cluster")] = "local"
     group: Annotated[str, Meta(description="consumer group and Faust app", pattern=r"^[A-Za-z0-9._-]{1,200}\Z")] = "orderflow"
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
+    archive_gather_s: Annotated[float, Meta(description="how long records wait for others of their file, seconds", ge=0.5, le=3600)] = 10.0
     insecure: Annotated[bool, Meta(description="accept Kafka or Redis elsewhere without TLS; shown by /readyz")] = False
     signing: Annotated[
         Ref | None, Meta(description="key that signs the way back in messages; empty: one made at init, in the data folder")

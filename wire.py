@@ -987,7 +987,8 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
         log_ = await stack.enter_async_context(opened(log_of(settings)))
         await check_layout(settings, log_)
         apps: list[faust.App] = []
-        archiver = Archiver(Archive(folder / "archive"), log_, WallClock(), crash, lambda tp: reposition(apps[0], tp))
+        files, gather_s = Archive(folder / "archive"), settings.archive_gather_s
+        archiver = Archiver(files, log_, WallClock(), crash, lambda tp: reposition(apps[0], tp), gather_s)
         app = make_app(
             f"{settings.group}-archive",
             log_url(settings),

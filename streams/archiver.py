@@ -22,7 +22,6 @@ from streams.transport import TP, Log
 
 log = structlog.get_logger("archive")
 GATHER_RECORDS = 20_000
-GATHER_S = 10.0
 TICK_S = 0.5
 MAX_WAITING_RECORDS = 60_000  # per partition, then it is held back
 
@@ -45,10 +44,11 @@ class Archiver:
         clock: Clock,
         crash: Callable[[BaseException], None],
         reposition: Callable[[TP], None] = lambda tp: None,
+        gather_s: float = 10.0,
     ) -> None:
-        """`reposition` asks the driver to read a partition again from where its shelf stands."""
+        """`reposition` asks the driver to read a partition again from where its shelf stands; what waits `gather_s` is written."""
         self._archive, self._log, self._clock, self._crash = archive, log_, clock, crash
-        self._reposition = reposition
+        self._reposition, self._gather_s = reposition, gather_s
         self._compacted = ""  # the day up to which small files were joined
         self._shelves: dict[TP, Shelf] = {}
         self._opening: dict[TP, tuple[asyncio.Task[None], float]] = {}  # and since when, loop time
@@ -148,11 +148,11 @@ class Archiver:
 
     def _ripe(self, now: float) -> list[TP]:
         """What to write now: of all that have waited long enough a few, so that the disk and the store beside us never meet a burst."""
-        shelves = self._shelves
+        shelves, gather_s = self._shelves, self._gather_s
         full = [tp for tp, s in shelves.items() if len(s.records) >= MAX_WAITING_RECORDS // 2]
-        ripe = [tp for tp, s in shelves.items() if s.records and (len(s.records) >= GATHER_RECORDS or now - s.since >= GATHER_S)]
+        ripe = [tp for tp, s in shelves.items() if s.records and (len(s.records) >= GATHER_RECORDS or now - s.since >= gather_s)]
         ripe.sort(key=lambda tp: shelves[tp].since)
-        return list(dict.fromkeys(full + ripe[: ceil(len(shelves) * TICK_S / GATHER_S)]))
+        return list(dict.fromkeys(full + ripe[: ceil(len(shelves) * TICK_S / gather_s)]))
 
     async def _compact(self) -> None:
         """Once a day the many small files of each day before become one."""

@@ -52,11 +52,11 @@ def missing(its: Installation, ends: dict[tuple[str, int], int]) -> int:
 
 
 async def test_on_the_embedded_log(tmp_path: Path) -> None:
-    async with installation(tmp_path / "i", archive=True) as its:
+    async with installation(tmp_path / "i", archive=True, archive_gather_s=1.0) as its:
         await through(its)
 
 
 @pytest.mark.kafka
 async def test_on_kafka(empty_kafka: Kafka, tmp_path: Path) -> None:
-    async with installation(tmp_path / "i", empty_kafka.bootstrap, archive=True) as its:
+    async with installation(tmp_path / "i", empty_kafka.bootstrap, archive=True, archive_gather_s=1.0) as its:
         await through(its)
