@@ -31,9 +31,9 @@ class Shop:
         clock = VirtualClock(T0 + MINUTE)
         log: Any = MemoryLog(now=clock.now)
         policy = Policy(triggers=(), link_key="key", retire_after_ms=0)
-        processors = {"facts": lambda: OrdersProcessor(features, policy, {"webhook": "keyed"}), "stock": StockProcessor}
+        processors: dict[str, Any] = {"facts": lambda: OrdersProcessor(features, policy, {"webhook": "keyed"}), "stock": StockProcessor}
         self.team = Provider("keyed")
-        self.town = Town(store, log, clock, processors, {"webhook": self.team}, modes, Opinion(0.05, 0.0))  # type: ignore[dict-item]
+        self.town = Town(store, log, clock, processors, {"webhook": self.team}, modes, Opinion(0.05, 0.0))
 
     async def has(self, lamps: int, shades: int, at: int = T0) -> None:
         for line, units in ((LAMP, lamps), (SHADE, shades)):
