@@ -82,7 +82,7 @@ CHANNELS = ("email", "sms", "push", "webhook", "systems")
 WEAKEST_FIRST = ("neither", "lookup", "keyed")  # what can be done about an unknown outcome
 REPLICAS, IN_SYNC = 3, 2
 PACES = {"orders": Pace(0.06, shifts=2), "references": Pace(0.3, shifts=4), "stock": Pace(0.3, shifts=4), "customers": Pace(0.15, shifts=2)}
-ARCHIVE_GATHER_S = 0.5  # the archive is in no hurry
+ARCHIVE_FETCH_S = 0.5  # the archive is in no hurry
 BODIES = "bodies"  # in the data folder: deliveries that are too large for the log
 LABELS = "labels"  # in the data folder: what carriers gave us and we must keep
 STALLED_EVERY_S = 60.0
@@ -987,8 +987,14 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
         log_ = await stack.enter_async_context(opened(log_of(settings)))
         await check_layout(settings, log_)
         apps: list[faust.App] = []
-        files, gather_s = Archive(folder / "archive"), settings.archive_gather_s
-        archiver = Archiver(files, log_, WallClock(), crash, lambda tp: reposition(apps[0], tp), gather_s)
+        archiver = Archiver(
+            Archive(folder / "archive"),
+            log_,
+            WallClock(),
+            crash,
+            lambda tp: reposition(apps[0], tp),
+            gather_s=settings.archive_gather_s,
+        )
         app = make_app(
             f"{settings.group}-archive",
             log_url(settings),
@@ -996,7 +1002,7 @@ async def archive(settings: Settings, environment: Mapping[str, str], stop: Call
             archiver.offer,
             topics=TOPICS,
             folder=folder,
-            gather_s=ARCHIVE_GATHER_S,
+            gather_s=ARCHIVE_FETCH_S,
             session_timeout_s=settings.kafka.session_timeout_s,
         )
         apps.append(app)

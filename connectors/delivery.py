@@ -12,18 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from orders.fact import AnyFact, Fact
-from orders.request import (
-    AnyCustomer,
-    AnyReference,
-    AnyStock,
-    FactWaiting,
-    ReferenceLinked,
-    StockCheckRequested,
-    StockLevelReported,
-    StockReleaseRequested,
-    StockRequested,
-    StockShipped,
-)
+from orders.request import AnyCustomer, AnyReference, AnyStock
 
 DECODING = (msgspec.DecodeError, ValueError, RecursionError)  # what a decoder raises for bytes it cannot read
 UNPACKED_MAX = 64 << 20  # bytes of a recording
@@ -200,9 +189,9 @@ def place_of(record: Record) -> tuple[str, str]:
     """Topic and key that a record belongs to: its type says it."""
     if isinstance(record, Fact):
         return "facts", record.order
-    if isinstance(record, (ReferenceLinked, FactWaiting)):
+    if isinstance(record, AnyReference):
         return "references", f"{record.kind}:{record.value}"
-    if isinstance(record, (StockLevelReported, StockCheckRequested, StockRequested, StockReleaseRequested, StockShipped)):
+    if isinstance(record, AnyStock):
         return "stock", f"{record.sku}@{record.location}"
     return "customers", record.customer
 

@@ -169,12 +169,8 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
         short: Collection[str] = view.short
         scarce = False
         due = paid or (placed.total > 0 and view.authorized >= placed.total)
-        checked = "stock" not in placed.not_applicable
-        if checked and not due and not view.shipped_at:
-            asked = checks(view, policy)
-            effects.extend([name for locations in asked.values() for name, _ in locations])
-            scarce = bool(view.scarce) and lacking(view, asked)
-        elif checked and due:
+        stocked = "stock" not in placed.not_applicable
+        if stocked and due:
             if policy.sourcing.rates:
                 choice = sourced(view, order, policy)
                 needed = places(view, order, policy, choice)
@@ -193,6 +189,10 @@ def plan(view: View, order: Order, policy: Policy, now: int = 0) -> Wanted:
                         name = f"{RESERVE} {asking(view, line.line)}"
                         if not order.ledger or name in order.ledger or not sourced_before(view, order, line.line):
                             effects.append(name)
+        elif stocked and not view.shipped_at:
+            asked = checks(view, policy)
+            effects.extend([name for locations in asked.values() for name, _ in locations])
+            scarce = bool(view.scarce) and lacking(view, asked)
         if short and not view.shipped_at:
             effects.extend(say.backordered)
         if short or scarce or (decision is not None and decision.shortage > policy.stock_risk_above * SHARE and not view.shipped_at):

@@ -44,7 +44,8 @@ class Archiver:
         clock: Clock,
         crash: Callable[[BaseException], None],
         reposition: Callable[[TP], None] = lambda tp: None,
-        gather_s: float = 10.0,
+        *,
+        gather_s: float,
     ) -> None:
         """`reposition` asks the driver to read a partition again from where its shelf stands; what waits `gather_s` is written."""
         self._archive, self._log, self._clock, self._crash = archive, log_, clock, crash

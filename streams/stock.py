@@ -6,7 +6,7 @@ of what is there, before anything is reserved, changes nothing and is answered o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -123,7 +123,7 @@ class StockProcessor:
             left = state.available(new, self._assume)
             for check in turn.checked:
                 if left is not None and left < check.quantity:
-                    answers[check.effect] = _scarce(check)
+                    answers[check.effect] = _in_its_words(StockScarce, check)
         self._forget(key, turn, now)
         result.outbox.extend(Outgoing("facts", fact.order, encode_fact(fact)) for fact in answers.values())
         result.journal.extend(map(encode_entry, turn.entries))
@@ -190,22 +190,14 @@ def _released(undo: StockReleaseRequested, r: Reservation | None) -> StockReleas
     )
 
 
-def _scarce(check: StockCheckRequested) -> StockScarce:
-    return StockScarce(
-        order=check.order,
-        system=SYSTEM,
-        object=check.effect,
-        at=check.at,
-        line=check.line,
-        sku=check.sku,
-        location=check.location,
-        quantity=check.quantity,
-    )
-
-
-def _too_late(asked: StockRequested) -> StockShort:
+def _too_late(asked: StockRequested) -> AnyFact:
     """Older than what is remembered: nobody can tell whether it was served and closed, so nothing is given again."""
-    return StockShort(
+    return _in_its_words(StockShort, asked, queued=False)
+
+
+def _in_its_words(kind: Callable[..., AnyFact], asked: StockRequested | StockCheckRequested, **more: bool) -> AnyFact:
+    """The answer to a request of which nothing is remembered: with its own time, so that the same answer again is the same fact."""
+    return kind(
         order=asked.order,
         system=SYSTEM,
         object=asked.effect,
@@ -214,5 +206,5 @@ def _too_late(asked: StockRequested) -> StockShort:
         sku=asked.sku,
         location=asked.location,
         quantity=asked.quantity,
-        queued=False,
+        **more,
     )

@@ -24,7 +24,7 @@ DAY = 86_400_000
 
 async def opened(folder: Path, log: MemoryLog, clock: VirtualClock | None = None) -> tuple[Archiver, list[BaseException]]:
     crashes: list[BaseException] = []
-    archiver = Archiver(Archive(folder), log, clock or VirtualClock(DAY), crashes.append, repositioned.append)
+    archiver = Archiver(Archive(folder), log, clock or VirtualClock(DAY), crashes.append, repositioned.append, gather_s=10.0)
     archiver.assigned(frozenset({FACTS}))
     async with asyncio.timeout(5):
         while archiver.position(FACTS) is None and not crashes:
