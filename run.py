@@ -173,12 +173,17 @@ def serve(context: click.Context) -> None:
 
 
 @main.command(epilog="Example: run.py worker    (one per core; all share group, store and log)")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="of health and metrics, for one more worker of a machine; else http.worker_port"
+)
 @click.pass_context
-def worker(context: click.Context) -> None:
+def worker(context: click.Context, port: int | None) -> None:
     """Stream processors: read facts, decide, commit, send."""
     import wire
 
     settings = _settings(context)
+    if port is not None:
+        settings = msgspec.structs.replace(settings, http=msgspec.structs.replace(settings.http, worker_port=port))
     ray = wire.start_ray(settings, os.environ)
     context.exit(_run(wire.worker(settings, os.environ, ray)))
 

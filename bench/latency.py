@@ -1,15 +1,16 @@
 """How long from a fact's append to its committed status, at a steady pace, and how much of a core does the worker take?
 
-The whole pipeline as in `pipeline.py`: real log, `appendfsync always`, Ray, all lanes, effects in observe. A feeder appends
-facts at their times (what is due as soon as the append before is acknowledged; they are made before, so that making them
-costs nothing here). The log's timestamp of a record is the time of its append; the worker looks at the clock when the commit of
-its turn was acknowledged by the store, for each record of turns of up to 256, for larger ones at their ends: resolution 1 ms,
-on bins 2 % wide. The paces take turns, round by round; what counts is the median over the rounds.
+The whole pipeline as in `pipeline.py`: real log, `appendfsync always`, Ray, all lanes, effects in observe; on Kafka with two
+workers, one a core, on the embedded log with one (`--log embedded --workers 1`). A feeder appends facts at their times (what is due
+as soon as the append before is acknowledged; they are made before, so that making them costs nothing here). The log's timestamp
+of a record is the time of its append; the worker looks at the clock when the commit of its turn was acknowledged by the store, for
+each record of turns of up to 256, for larger ones at their ends: resolution 1 ms, on bins 2 % wide. The paces take turns, round by
+round; what counts is the median over the rounds.
 
 Not counted: a warm-up at the highest pace (the broker compiles its own code for the first half minute, on a quarter of a core)
 and the first seconds of each pace.
 
-    python bench/latency.py [--rates 2000,5000] [--seconds 20] [--warm-up 14] [--rounds 4] [--workers 1] [--log kafka|embedded] [--json]
+    python bench/latency.py [--rates 2000,5000] [--seconds 20] [--warm-up 30] [--rounds 4] [--workers 2] [--log kafka|embedded] [--json]
 """
 
 from __future__ import annotations
@@ -165,12 +166,12 @@ def medians(rows: list[Row]) -> dict[int, float]:
 @click.option("--rates", default="2000,5000", show_default=True, help="facts per second, one after another")
 @click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1, 3600))
 @click.option("--rounds", default=4, show_default=True, type=click.IntRange(1, 100))
-@click.option("--warm-up", default=14.0, show_default=True, type=click.FloatRange(0, 600))
+@click.option("--warm-up", default=30.0, show_default=True, type=click.FloatRange(0, 600))
 @click.option("--seed", default=7, show_default=True)
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--log", "log_", type=click.Choice(["kafka", "embedded"]), default="kafka", show_default=True)
 @click.option("--kafka", type=click.Path(path_type=Path), default=KAFKA, help="folder with the script `kafka` and its libs")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 8))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 8))
 @click.option("--archive/--no-archive", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="one object on the last line")
 def main(

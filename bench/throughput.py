@@ -289,6 +289,9 @@ class BenchLanes:
     def room(self, tp: TP) -> bool:
         return self.inboxes[tp].qsize() < 4
 
+    def next_reading(self, tp: TP, after: float) -> float:
+        return 0.0
+
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         return {tp: (offset, "") for tp, offset in self.done.items()}
 

@@ -27,15 +27,11 @@ def make_app(
     *,
     topics: Iterable[str] = PIPELINE,
     folder: Path,
-    gather_s: float = 0.0,
     **conf: Any,
 ) -> faust.App:
-    """An app that moves each topic's chunks to `offer`, which must not block. Not started: `await app.start()`.
-
-    `gather_s`: the app is in no hurry, records may wait so long for others; each hand-over costs, however few they are.
-    """
+    """An app that moves each topic's chunks to `offer`, which must not block. Not started: `await app.start()`."""
     app = faust.App(group, broker=log_url, **(worker_conf(**conf) | {"datadir": str(folder / f"faust-{group}")}))
-    vars(app).update(assignments=assignments, gather_s=gather_s)  # where our consumer finds them
+    vars(app).update(assignments=assignments)  # where our consumer finds them
     for topic in topics:
         _move(app, topic, offer)
     check_start(app)

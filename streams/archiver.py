@@ -23,6 +23,7 @@ from streams.transport import TP, Log
 log = structlog.get_logger("archive")
 GATHER_RECORDS = 20_000
 TICK_S = 0.5
+READ_S = 0.5  # it is in no hurry, and every reading costs
 MAX_WAITING_RECORDS = 60_000  # per partition, then it is held back
 
 
@@ -86,6 +87,9 @@ class Archiver:
     def held(self) -> int:
         """Partitions that are not read on until their records are in files."""
         return sum(not self.room(tp) for tp in self._shelves)
+
+    def next_reading(self, tp: TP, after: float) -> float:
+        return after + READ_S
 
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         return {tp: (shelf.written, "archive") for tp, shelf in self._shelves.items()}

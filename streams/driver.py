@@ -76,6 +76,7 @@ class Consumer(FaustConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._next: dict[TP, int] = {}  # what is handed over next; absent: ask for the position
+        self._rests: dict[TP, float] = {}  # read to its end, and until when that will do, loop time
         self._ours: frozenset[TP] = frozenset()  # assigned and not yet revoked
         self._unreadable: set[TP] = set()
         self._witnessed: dict[TP, tuple[int, str]] = {}
@@ -103,20 +104,17 @@ class Consumer(FaustConsumer):
     def assignments(self) -> Assignments:
         return cast(Assignments, cast(Any, self.app).assignments)
 
-    @property
-    def gather_s(self) -> float:
-        """How long records may be gathered before they are handed over, beyond what the transport does anyway."""
-        return float(getattr(self.app, "gather_s", 0.0))
-
     def reposition(self, tp: TP) -> None:
         """Read this partition again from `Assignments.position`: its lane was dropped, or missed something."""
         self._next.pop(tp, None)
+        self._rests.pop(tp, None)
         self._unreadable.discard(tp)
 
     # --- reading
     def _forget(self) -> None:
         self._readings += 1
         self._next.clear()
+        self._rests.clear()
         self._unreadable.clear()
 
     def _refuse(self, tp: TP, why: str) -> None:
@@ -142,11 +140,16 @@ class Consumer(FaustConsumer):
 
     async def _getmany(self, active_partitions: set[types.TP] | None, timeout: float) -> dict[types.TP, list[Chunk]]:
         want = self._wanted()
+        if not want or len(want) < len(self._ours) - len(self._unreadable):
+            timeout = HELD_WAIT_S
+        now = asyncio.get_running_loop().time()
+        resting = {tp: until for tp in want if (until := self._rests.get(tp, 0.0)) > now}
+        timeout = min([timeout, *(until - now for until in resting.values())])
+        want = {tp: at for tp, at in want.items() if tp not in resting}
         if not want:  # never passed on: to some readers an empty set means all partitions
-            await asyncio.sleep(HELD_WAIT_S)
+            await asyncio.sleep(timeout)
             return {}
-        held = len(want) < len(self._ours) - len(self._unreadable)
-        chunks = await self._read(want, HELD_WAIT_S if held else timeout)
+        chunks = await self._read(want, timeout)
         return {types.TP(chunk.topic, chunk.partition): [chunk] for chunk in chunks}
 
     def _to_message(self, tp: types.TP, record: Any) -> ConsumerMessage:
@@ -184,6 +187,8 @@ class Consumer(FaustConsumer):
                 await hand_over(cast(Message, self._to_message(tp, chunk)))
                 if self._readings == readings and self._next.get(cast(TP, tp)) == chunk.first:
                     self._next[cast(TP, tp)] = chunk.next
+                    if chunk.next >= self.highwater(tp):
+                        self._rests[cast(TP, tp)] = self.assignments.next_reading(cast(TP, tp), asyncio.get_running_loop().time())
             await asyncio.sleep(0)  # a reader that has data never really waits; the agents must run
 
     def on_buffer_full(self, tp: types.TP) -> None:

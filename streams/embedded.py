@@ -42,7 +42,6 @@ class Consumer(driver.Consumer):
         self._ids: dict[str, str] = {}  # of the topics when they were assigned
         self._version = -1
         self._busy_at = 0.0
-        self._more = False  # the last look found more than it could take
 
     async def on_start(self) -> None:
         self._lock.take()
@@ -101,10 +100,6 @@ class Consumer(driver.Consumer):
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         want = dict(want)
-        gathered = self._busy_at + self.gather_s
-        if self.gather_s and not self._more and loop.time() < gathered:
-            await asyncio.sleep(min(timeout, gathered - loop.time()))
-            return []
         while True:
             version = self._log.version()
             if version != self._version or any(self._misfit(tp, at) for tp, at in want.items()):
@@ -119,7 +114,7 @@ class Consumer(driver.Consumer):
                 chunks, failed = await self._log.read_chunks(ready, CHUNK_RECORDS)
                 for tp, why in failed.items():
                     self._refuse(tp, why)
-                self._busy_at, self._more = loop.time(), any(len(chunk.records) == CHUNK_RECORDS for chunk in chunks)
+                self._busy_at = loop.time()
                 return chunks
             now = loop.time()
             if now >= until:

@@ -53,6 +53,7 @@ from streams.processor import Chunk, Record
 from streams.transport import TP, LogDown, LogMismatch
 
 GATHER_BYTES = 64 * 1024  # while records flow, the broker answers when it has so much
+RETURN_MS = 6  # a request is back so long before the next partition is wanted, lest that one wait for it
 GATHER_MS = 20  # ... or after so long
 BACKLOG_BYTES = 512 * 1024  # the same while some partition has more than its lane can take: fewer requests, each costs a millisecond
 BACKLOG_MS = 50
@@ -153,15 +154,15 @@ class Fetcher:
     Bounded: of each partition at most twice `max_bytes` are held. Not thread-safe.
     """
 
-    def __init__(self, client: AIOKafkaClient, *, max_bytes: int = 1 << 20, check_crcs: bool = True, gather_s: float = 0.0) -> None:
-        """`gather_s`: for a reader who is in no hurry, the broker gathers at least so long."""
+    def __init__(self, client: AIOKafkaClient, *, max_bytes: int = 1 << 20, check_crcs: bool = True) -> None:
         self._client = client
-        self._max_bytes, self._check_crcs, self._gather_ms = max_bytes, check_crcs, int(gather_s * 1000)
+        self._max_bytes, self._check_crcs = max_bytes, check_crcs
         self._partitions: dict[TP, _Partition] = {}
         self._want: Mapping[TP, int] = {}
         self._flying: dict[int, asyncio.Task[None]] = {}
         self._arrived = asyncio.Event()
         self._flowing = False
+        self._ahead, self._until = True, 0.0
         self.highwater: dict[TP, int] = {}
         self.refused: dict[TP, str] = {}  # what cannot be read, and why; the caller takes it out
 
@@ -178,15 +179,20 @@ class Fetcher:
         for tp in [tp for tp in self._partitions if tp not in kept]:
             del self._partitions[tp]
 
-    async def read(self, want: Mapping[TP, int], timeout: float, limit: int = CHUNK_RECORDS) -> list[Chunk]:
-        """At most one chunk of each wanted partition, beginning at the wanted offset; waits at most `timeout` seconds."""
+    async def read(self, want: Mapping[TP, int], timeout: float, limit: int = CHUNK_RECORDS, ahead: bool = True) -> list[Chunk]:
+        """At most one chunk of each wanted partition, beginning at the wanted offset; waits at most `timeout` seconds.
+
+        `ahead`: what is handed over is asked for again at once; otherwise only where more is known to be there, so that
+        the broker gathers what comes until it is wanted.
+        """
         for tp, start in want.items():
             partition = self._partitions.get(tp)
             if partition is None or partition.start != start:
                 self._partitions[tp] = _Partition(start)
-        self._want = want
+        fresh = not want.keys() <= self._want.keys()
+        self._want, self._ahead, self._until = want, ahead, asyncio.get_running_loop().time() + timeout
         chunks = self._take(want, limit)
-        self._pump()
+        self._pump(bool(chunks), fresh)
         if chunks or self.refused or timeout <= 0:
             return chunks
         with contextlib.suppress(TimeoutError):
@@ -195,7 +201,7 @@ class Fetcher:
                     self._arrived.clear()
                     await self._arrived.wait()
                     chunks = self._take(want, limit)
-                    self._pump()
+                    self._pump(bool(chunks))
         return chunks
 
     def _take(self, want: Mapping[TP, int], limit: int) -> list[Chunk]:
@@ -234,13 +240,20 @@ class Fetcher:
         return partition is not None and partition.at >= end
 
     # --- requests
-    def _pump(self) -> None:
-        """Ask every broker that is not being asked for what is running low."""
+    def _pump(self, came: bool, fresh: bool = False) -> None:
+        """Ask every broker that is not being asked for what is running low.
+
+        `came`: there is something to hand over; `fresh`: something is wanted that was not before.
+        """
+        if not (self._ahead or came or fresh or self._left_ms() > RETURN_MS):
+            return
         asks: dict[int, dict[TP, int]] = defaultdict(dict)
         for tp in self._want:
             partition = self._partitions.get(tp)
             if partition is None or partition.size > self._max_bytes:
                 continue
+            if came and not self._ahead and partition.fetch_at >= self.highwater.get(tp, 0):
+                continue  # the next reading says until when to wait for it
             leader = self._client.cluster.leader_for_partition(TopicPartition(*tp))
             if leader is None:
                 leader = -1
@@ -250,6 +263,9 @@ class Fetcher:
             idle = not self._flowing and len(wanted) == len(self._want)
             request = self._learn_leaders() if node == -1 else self._fetch(node, wanted, idle)
             self._flying[node] = asyncio.create_task(request, name=f"fetch from broker {node}")
+
+    def _left_ms(self) -> int:
+        return int((self._until - asyncio.get_running_loop().time()) * 1000)
 
     async def _learn_leaders(self) -> None:
         try:
@@ -262,8 +278,8 @@ class Fetcher:
         by_topic: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for tp, offset in wanted.items():
             by_topic[tp.topic].append((tp.partition, offset, self._max_bytes))
-        if self._gather_ms:
-            wait_ms, min_bytes = self._gather_ms, self._max_bytes
+        if not self._ahead:
+            wait_ms, min_bytes = max(0, self._left_ms() - RETURN_MS), 1
         elif any(partition.size > self._max_bytes for partition in self._partitions.values()):
             wait_ms, min_bytes = BACKLOG_MS, BACKLOG_BYTES
         else:
@@ -308,7 +324,7 @@ class Fetcher:
     def _landed(self, node: int) -> None:
         self._flying.pop(node, None)
         self._arrived.set()
-        self._pump()
+        self._pump(self._flowing)
 
 
 # --- consuming
@@ -368,9 +384,7 @@ class Consumer(driver.Consumer):
         except KafkaError as error:
             raise LogDown(f"no broker answers: {type(error).__name__}") from error
         self._subscription = SubscriptionState()
-        self._fetcher = Fetcher(
-            self._client, max_bytes=conf.consumer_max_fetch_size, check_crcs=conf.broker_check_crcs, gather_s=self.gather_s
-        )
+        self._fetcher = Fetcher(self._client, max_bytes=conf.consumer_max_fetch_size, check_crcs=conf.broker_check_crcs)
         self.member = Member(
             self._client,
             self._subscription,
@@ -428,7 +442,7 @@ class Consumer(driver.Consumer):
     # --- reading
     async def _read(self, want: Mapping[TP, int], timeout: float) -> list[Chunk]:
         self.member.check_errors()
-        chunks = await self._fetcher.read(want, timeout)
+        chunks = await self._fetcher.read(want, timeout, ahead=not any(self._rests.values()))
         while self._fetcher.refused:
             self._refuse(*self._fetcher.refused.popitem())
         return chunks

@@ -11,6 +11,7 @@ Whatever goes wrong in a turn, the cache is dropped and nothing was written: the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from streams.transport import LogDown
 log = structlog.get_logger("lane")
 JOURNAL_RECORD_BYTES = 512 * 1024  # brokers take 1 MiB by default
 CALLS_S = 2.0  # of the time in which a lane comes to rest: for the answers to its calls
+READING_S = 0.02  # so long a turn waits for what is read at its moment
 TOO_MANY_POISONED = 64  # processor errors in a row, without one good record between, that end the worker
 STAGES = ("load", "ask", "score", "answer", "encode", "commit", "publish")  # of a turn; all but ask, answer and encode are mostly waits
 
@@ -40,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Bounds of one lane's work in flight and memory."""
 
     chunk_records: int = 8192  # a turn takes at most so many records: the fuller, the more of an order's facts share the work
-    gather_s: float = 0.0  # turns begin so far apart, if a quarter of a chunk is not there before
+    gather_s: float = 0.0  # its partition is read so far apart, and what comes otherwise waits for that
     inbox_records: int = 32768
     inbox_bytes: int = 24 << 20
     inbox_age_s: float = 1.0  # while the oldest chunk waits longer, no more is taken in
@@ -235,6 +237,7 @@ class Lane:
         dispatch: Dispatch,
         scorer: Scorer | None = None,
         limits: Limits | None = None,
+        phase_s: float = 0.0,
         meters: Meters | None = None,
         reposition: Callable[[Lane], None] = lambda lane: None,
         failpoint: Callable[[str], None] = lambda name: None,
@@ -248,7 +251,7 @@ class Lane:
         self.positioned = False  # the driver may read at `position`
         self.turn_began: float | None = None  # loop time; the watchdog looks at it
         self.stages = dict.fromkeys(STAGES, 0.0)  # seconds spent so far
-        self.phase_s = 0.0  # how much later than multiples of `gather_s` its turns begin
+        self.phase_s = phase_s  # how much later than multiples of `gather_s` its turns begin
         self._earliest = 0.0  # loop time of the next turn
         self._decided_at = 0  # ms: no two turns decide at the same time, so that what one asked for is told from what the next asks again
         self.score_s = 0.0  # of the latest call to the scorer
@@ -413,10 +416,13 @@ class Lane:
             self.turn_began, self._turn_oldest = None, 0
 
     async def _gather(self) -> None:
-        """A turn costs a millisecond of work however little it brings: at low rates a few fuller ones are cheaper than many."""
-        wait = self._earliest - self._loop.time()
-        if wait > 0 and self._inbox_records < self.limits.chunk_records // 4 and not self._stopping:
-            await asyncio.sleep(wait)
+        """A turn costs a millisecond of work however little it brings, so a lane's partition is read at a pace, and what is read is
+        worked on at once. What is due, and what became of calls, goes with what is read next."""
+        until = self._earliest + READING_S if self.limits.gather_s else 0.0
+        while not self._inbox and not self._stopping and (left := until - self._loop.time()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)
 
     # --- one turn
     def _take(self) -> tuple[Inputs | None, tuple[int, int] | None]:

@@ -40,6 +40,12 @@ class Assignments(Protocol):
     def room(self, tp: TP) -> bool:
         """Back-pressure by count, bytes and age: may a chunk of this partition be handed over now?"""
 
+    def next_reading(self, tp: TP, after: float) -> float:
+        """When a partition that was read to its end at `after` is to be read again, loop time; 0.0: whenever records come.
+
+        Every reading costs, however little it brings: what is worked on every 60 ms need not be read more often.
+        """
+
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         """What to commit to the group: next offset and metadata (store ID, epoch, offset), only of what is finished."""
 

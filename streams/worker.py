@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -18,7 +17,7 @@ from connectors.store import LaneId, LaneLost, Store, StoreDown, StoreWentBack
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
-from streams.lane import STAGES, Lane, Limits, Meters, where
+from streams.lane import STAGES, Lane, Limits, Meters, begins_after, where
 from streams.processor import Chunk, Processor, Scorer
 from streams.transport import TP, Log, LogDown
 
@@ -26,6 +25,7 @@ log = structlog.get_logger("worker")
 QUIESCE_S = 5.0
 STOLEN_WAIT_S = 3.0  # a zombie learns from its group within this time that it has lost the partition
 RETRY_S = 0.5
+STEP_S = 0.015  # lie the turns of neighbouring partitions apart: the two cores of a machine, and two workers on it, take turns as well
 JOURNAL_TAIL = 256  # records looked at from the journal's end, then twice as many, until one of the lane is found
 
 
@@ -35,13 +35,6 @@ class Stopped(msgspec.Struct, frozen=True):
     tp: TP
     reason: str  # "log_mismatch" | "store_went_back" | "rebuilding" | "state_version"
     detail: str
-
-
-class Pace(NamedTuple):
-    """When the lanes of a processor take their turns at low rates."""
-
-    gather_s: float  # between two turns of a lane
-    shifts: int = 1  # its lanes here are dealt to so many groups, evenly apart: those of one begin together, and ask the scorer together
 
 
 class Worker:
@@ -56,14 +49,14 @@ class Worker:
         dispatcher: Dispatcher,
         scorer: Scorer | None = None,
         limits: Limits | None = None,
-        paces: Mapping[str, Pace] | None = None,
+        paces: Mapping[str, float] | None = None,
         meters: Meters | None = None,
         crash: Callable[[BaseException], None],
         reposition: Callable[[TP], None] = lambda tp: None,
     ) -> None:
         """`processors` by topic, one instance per lane. `crash` ends the process: the supervisor starts it again.
 
-        `paces` by processor: when its lanes take their turns, where that is not as `limits` say.
+        `paces` by processor: how far apart the turns of its lanes begin, where that is not as `limits` say, seconds.
 
         `reposition` asks the driver to read a partition again from where its lane stands.
         """
@@ -89,7 +82,6 @@ class Worker:
             if tp not in self.lanes and tp.topic in self._processors:
                 self.lanes[tp] = self._resting.pop(tp) if tp in self._resting else self._make(tp)
                 self._raise(tp)
-        self._set_phases()
         for lane in self._resting.values():  # another worker has them now
             self._spent[lane.id.processor].update(lane.stages)
         self._resting.clear()
@@ -112,6 +104,10 @@ class Worker:
     def room(self, tp: TP) -> bool:
         lane = self.lanes.get(tp)
         return lane is not None and lane.room
+
+    def next_reading(self, tp: TP, after: float) -> float:
+        lane = self.lanes.get(tp)
+        return 0.0 if lane is None else begins_after(after, lane.limits.gather_s, lane.phase_s)
 
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         found: dict[TP, tuple[int, str]] = {}
@@ -149,26 +145,21 @@ class Worker:
         self._closing = True
         await self.revoked(frozenset(self.lanes))
 
-    def _set_phases(self) -> None:
-        for name, pace in self._paces.items():
-            lanes = [lane for _, lane in sorted(self.lanes.items()) if lane.id.processor == name]
-            for place, lane in enumerate(lanes):
-                lane.phase_s = pace.gather_s * (place % pace.shifts) / pace.shifts
-
     # --- bringing lanes up
     def _make(self, tp: TP) -> Lane:
         processor = self._processors[tp.topic]()
-        pace = self._paces.get(processor.name)
+        gather_s = self._paces.get(processor.name)
         return Lane(
             LaneId(processor.name, self._layout, tp.partition),
             processor,
+            phase_s=tp.partition * STEP_S,
             store=self._store,
             publisher=self._log,
             clock=self._clock,
             channels=self._dispatcher,
             dispatch=self._dispatcher,
             scorer=self._scorer,
-            limits=self._limits if pace is None else msgspec.structs.replace(self._limits, gather_s=pace.gather_s),
+            limits=self._limits if gather_s is None else msgspec.structs.replace(self._limits, gather_s=gather_s),
             meters=self._meters,
             reposition=lambda lane: self._reposition(tp),
         )

@@ -301,6 +301,14 @@ def test_a_port_that_is_taken_is_named_with_its_field(say: Say, place: Path, rol
 
 
 @pytest.mark.usefixtures("store_runs")
+def test_one_more_worker_of_a_machine_listens_where_it_is_told(say: Say, place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = failing(say, "--config", configured(place, http={"worker_port": 0}), "worker", "--port", str(port))
+        assert f"127.0.0.1:{port} is taken" in said
+
+
+@pytest.mark.usefixtures("store_runs")
 @pytest.mark.parametrize("role", ["worker", "gateway"])
 def test_an_address_for_everybody_needs_a_token(say: Say, place: Path, role: str) -> None:
     config = configured(place, http={"host": "0.0.0.0", "port": 0, "worker_port": 0})

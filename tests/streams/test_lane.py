@@ -317,15 +317,31 @@ async def test_no_two_turns_decide_at_the_same_time_though_the_clock_stands_stil
     assert decided == [1_000_000, 1_000_001, 1_000_002]
 
 
-async def test_what_comes_soon_after_a_turn_shares_the_next_one(world: World) -> None:
-    lane = await world.started(limits=Limits(gather_s=2.0, publish_retry_s=0.01))
-    lane.offer(chunk(0, b"x"))
+async def test_what_became_of_calls_waits_for_what_is_read_next_and_records_wait_for_nothing(world: World) -> None:
+    lane = await world.started(limits=Limits(gather_s=3600.0, publish_retry_s=0.01))
+    lane.offer(chunk(0, b"send"))
     await until(at(lane, 1))
-    for offset in (1, 2, 3):
-        lane.offer(chunk(offset, b"x"))
-        await asyncio.sleep(0.01)
-    await until(at(lane, 4))
-    assert lane.held is not None and lane.held.sequence == 2
+    await until(lambda: lane._outcomes)
+    await asyncio.sleep(0.05)
+    assert lane.held is not None and lane.held.sequence == 1
+    lane.offer(chunk(1, b"x"))
+    await until(at(lane, 2))
+    assert lane.held.sequence == 2
+    assert (await world.state("k0"))["sends"]["k0-0"]["state"] == "sent"
+    lane.offer(chunk(2, b"send"))
+    await until(at(lane, 3))
+    await until(lambda: lane._outcomes)
+    await lane.quiesce(5)
+    assert (await world.state("k2"))["sends"]["k2-2"]["state"] == "sent", "a lane that comes to rest waits for nothing"
+
+
+async def test_what_became_of_calls_does_not_wait_for_ever(world: World) -> None:
+    lane = await world.started(limits=Limits(gather_s=0.05, publish_retry_s=0.01))
+    lane.offer(chunk(0, b"send"))
+    await until(at(lane, 1))
+    async with asyncio.timeout(5):
+        while (await world.state("k0"))["sends"]["k0-0"]["state"] != "sent":
+            await asyncio.sleep(0.005)
     await lane.quiesce(5)
 
 

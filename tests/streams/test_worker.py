@@ -18,7 +18,7 @@ from streams.dispatch import Dispatcher, Modes
 from streams.lane import Limits
 from streams.processor import Record
 from streams.transport import TP, LogDown
-from streams.worker import Pace, Worker, journal_sequence
+from streams.worker import STEP_S, Worker, journal_sequence
 from tests.streams.toy import MemoryLog, Toy, chunk
 
 FACTS = TP("facts", 0)
@@ -58,7 +58,7 @@ class World:
         self.crashes: list[BaseException] = []
         self.repositioned: list[TP] = []
 
-    def worker(self, store: Any = None, paces: Mapping[str, Pace] | None = None) -> Worker:
+    def worker(self, store: Any = None, paces: Mapping[str, float] | None = None) -> Worker:
         return Worker(
             {"facts": Counting},
             layout=0,
@@ -410,18 +410,16 @@ async def test_an_outcome_whose_commit_failed_is_known_to_the_lane_that_comes_ba
     assert len(world.sender.claims) == 1
 
 
-async def test_the_lanes_that_a_worker_has_are_dealt_to_shifts_evenly_apart(world: World) -> None:
-    worker = world.worker(paces={"toy": Pace(gather_s=0.06, shifts=2)})
-
-    def phases() -> dict[int, float]:
-        return {tp.partition: lane.phase_s for tp, lane in worker.lanes.items()}
-
-    worker.assigned(frozenset(TP("facts", partition) for partition in (0, 2, 4, 6)))
-    assert phases() == {0: 0.0, 2: 0.03, 4: 0.0, 6: 0.03}
-    assert {lane.limits.gather_s for lane in worker.lanes.values()} == {0.06}
-    await worker.revoked(frozenset({TP("facts", 2), TP("facts", 4)}))
-    worker.assigned(frozenset({TP("facts", 0), TP("facts", 6)}))
-    assert phases() == {0: 0.0, 6: 0.03}, "what is left is dealt anew"
+async def test_neighbouring_partitions_are_read_at_different_moments_and_never_twice_for_one_turn(world: World) -> None:
+    worker = world.worker(paces={"toy": 0.06})
+    worker.assigned(frozenset(TP("facts", partition) for partition in range(4)))
+    now = 1000.01
+    moments = [worker.next_reading(TP("facts", partition), now) for partition in range(4)]
+    assert all(now < moment <= now + 0.06 for moment in moments)
+    apart = sorted((moment - moments[0]) % 0.06 for moment in moments)
+    assert apart == pytest.approx([0.0, STEP_S, 2 * STEP_S, 3 * STEP_S], abs=1e-6)
+    assert worker.next_reading(TP("facts", 0), moments[0] + 0.001) == pytest.approx(moments[0] + 0.06)
+    assert worker.next_reading(TP("elsewhere", 0), now) == 0.0
     await worker.close()
 
 

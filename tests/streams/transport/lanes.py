@@ -29,6 +29,7 @@ class Lanes:
         self.positions: dict[TP, int] = {}
         self.mine: frozenset[TP] = frozenset()
         self.full: set[TP] = set()  # no room
+        self.pace = 0.0  # seconds between two readings of a partition
         self.wrong: dict[TP, str] = {}  # mismatches
         self.gaps = 0
         self.assignments: list[frozenset[TP]] = []
@@ -56,6 +57,9 @@ class Lanes:
 
     def room(self, tp: TP) -> bool:
         return tp not in self.full
+
+    def next_reading(self, tp: TP, after: float) -> float:
+        return after + self.pace if self.pace else 0.0
 
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         return {tp: (offset, f"store:1:{offset}") for tp, offset in self.positions.items()}

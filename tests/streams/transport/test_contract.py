@@ -312,6 +312,34 @@ async def test_a_held_partition_holds_up_no_other_and_goes_on_in_order(bench: Be
     assert lanes.gaps == 0
 
 
+async def test_a_partition_with_a_pace_is_not_read_before_its_time(bench: Bench) -> None:
+    await bench.create(partitions=2)
+    lanes = bench.lanes()
+    lanes.pace = 0.4
+    await bench.app(lanes)
+    began = asyncio.get_running_loop().time()
+    for _ in range(30):
+        await bench.write(1, partitions=2)
+        await asyncio.sleep(0.02)
+    await lanes.until(lambda: bench.complete(lanes))
+    bench.check(lanes)
+    paces = (asyncio.get_running_loop().time() - began) / lanes.pace
+    for partition in range(2):
+        assert sum(tp.partition == partition for tp, _, _ in lanes.handed) <= paces + 2
+
+
+async def test_a_pace_holds_no_backlog_back_and_no_partition_without_records_another(bench: Bench) -> None:
+    await bench.create(partitions=2)
+    await bench.write(20_000, partitions=1, batch=500)
+    lanes = bench.lanes()
+    lanes.pace = 3600.0
+    await bench.app(lanes)
+    await lanes.until(lambda: bench.complete(lanes))
+    await bench.log.append(bench.name, [(b"key", b"first")], 1)  # nothing was read there yet: no need to wait
+    await lanes.until(lambda: lanes.values(TP(bench.name, 1)) == [b"first"])
+    assert lanes.values(TP(bench.name, 0)) == bench.written[TP(bench.name, 0)]
+
+
 async def test_what_is_in_flight_is_bounded_by_room(bench: Bench) -> None:
     await bench.create(partitions=1)
     await bench.write(20_000, partitions=1, batch=500)

@@ -227,3 +227,53 @@ async def test_a_seek_drops_what_was_fetched_and_what_is_on_its_way() -> None:
         (found,) = await fetcher.read({tp: position}, 5.0)
         assert (found.first, found.records[0].offset) == (position, position)
     await fetcher.close()
+
+
+class PacedClient(SlowClient):
+    """Has one batch of each partition that it was told of, answers at once if it is asked for one, and otherwise when asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: set[int] = set()
+        self.waits: list[tuple[set[int], int]] = []  # of each request: partitions, and how long it may wait, ms
+
+    async def send(self, node: int, request: Any) -> Any:
+        ((topic, partitions),) = request.topics
+        self.waits.append(({number for number, _, _ in partitions}, request._max_wait_ms))
+        if not self.ready & {number for number, _, _ in partitions}:
+            await asyncio.sleep(request._max_wait_ms / 1000)
+        rows = []
+        for number, offset, _ in partitions:
+            data = batch(offset, 10) if number in self.ready else b""
+            self.ready.discard(number)
+            rows.append((number, 0, offset + 10 if data else offset, 0, 0, [], -1, data))
+        return type("Answer", (), {"API_VERSION": 11, "topics": [(topic, rows)]})
+
+
+async def test_what_rests_is_not_asked_for_and_a_question_is_answered_before_the_next_partition_is_wanted() -> None:
+    client = PacedClient()
+    fetcher = kafka.Fetcher(client)
+    quick, idle = TP("t", 0), TP("t", 1)
+    client.ready = {0}
+    (found,) = await fetcher.read({quick: 0, idle: 0}, 0.1, ahead=False)
+    assert (found.partition, found.next) == (0, 10)
+    await asyncio.sleep(0.01)
+    assert [asked for asked, _ in client.waits] == [{0, 1}], "until when to wait for the other one is said by the next reading"
+    assert await fetcher.read({idle: 0}, 0.05, ahead=False) == []  # the quick one is wanted in 50 ms
+    asked, wait_ms = client.waits[1]
+    assert asked == {1} and wait_ms <= 50 - kafka.RETURN_MS
+    assert not fetcher._flying and len(client.waits) == 2, "nothing stands between the quick one and its time"
+    client.ready = {0}
+    (found,) = await fetcher.read({quick: 10, idle: 0}, 0.1, ahead=False)
+    assert (found.first, found.next) == (10, 20)
+    await fetcher.close()
+
+
+async def test_what_is_known_to_be_there_is_asked_for_at_once_though_its_reader_has_a_pace() -> None:
+    client = SlowClient()
+    fetcher = kafka.Fetcher(client, max_bytes=50_000)
+    await fetcher.read({TP("t", 0): 0}, 5.0, ahead=False)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(client.asked) > 1
+    await fetcher.close()

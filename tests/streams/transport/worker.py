@@ -67,6 +67,9 @@ class StoreLanes:
     def room(self, tp: TP) -> bool:
         return True
 
+    def next_reading(self, tp: TP, after: float) -> float:
+        return 0.0
+
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         return {tp: (offset, f"store:{epoch}:{offset}") for tp, (epoch, offset) in self.held.items()}
 
