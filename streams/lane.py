@@ -322,6 +322,10 @@ class Lane:
             return self._turn_oldest
         return self._inbox[0].records[0].timestamp if self._inbox and self._inbox[0].records else 0
 
+    def next_moment(self, after: float) -> float:
+        """The first moment after this one at which its partition is read and a turn begins, loop time; 0.0: at any time."""
+        return begins_after(after, self.limits.gather_s, self.phase_s)
+
     def offer(self, chunk: Chunk) -> None:
         """A chunk from the log. What the lane has already is cut off when its turn comes."""
         if not self._inbox:
@@ -397,7 +401,7 @@ class Lane:
                     await self._sleep()
                     continue
                 self.turn_began = self._loop.time()
-                self._earliest = begins_after(self.turn_began, self.limits.gather_s, self.phase_s)
+                self._earliest = self.next_moment(self.turn_began)
                 self._turn_oldest = inputs.records[0].timestamp if inputs.records else 0
                 try:
                     await self._turn(inputs, span)

@@ -17,7 +17,7 @@ from connectors.store import LaneId, LaneLost, Store, StoreDown, StoreWentBack
 from orders.state import NewerState
 from streams.clock import Clock
 from streams.dispatch import Dispatcher
-from streams.lane import STAGES, Lane, Limits, Meters, begins_after, where
+from streams.lane import STAGES, Lane, Limits, Meters, where
 from streams.processor import Chunk, Processor, Scorer
 from streams.transport import TP, Log, LogDown
 
@@ -107,7 +107,7 @@ class Worker:
 
     def next_reading(self, tp: TP, after: float) -> float:
         lane = self.lanes.get(tp)
-        return 0.0 if lane is None else begins_after(after, lane.limits.gather_s, lane.phase_s)
+        return 0.0 if lane is None else lane.next_moment(after)
 
     def witness(self) -> Mapping[TP, tuple[int, str]]:
         found: dict[TP, tuple[int, str]] = {}
