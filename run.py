@@ -166,7 +166,7 @@ def _asked(shop: str, public: str) -> tuple[tuple[str, ...], str, str]:
 @main.command(epilog="Example: run.py --config orderflow.yaml serve")
 @click.pass_context
 def serve(context: click.Context) -> None:
-    """Gateway, worker, archive and, where vendors are to be asked, poller as processes; SIGTERM drains all within 30 s."""
+    """Gateway, `workers`, archive and, where vendors are to be asked, poller as processes; SIGTERM drains all within 30 s."""
     import wire
 
     context.exit(_run(wire.serve(_settings(context), context.obj["config"], os.environ)))

@@ -232,7 +232,14 @@ class Layout(Section, frozen=True):
 class Http(Section, frozen=True):
     host: Annotated[str, Meta(description="address to listen on; another than loopback needs people or a token")] = "127.0.0.1"
     port: Annotated[int, Meta(description="gateway, API and pages", ge=0, le=65535)] = 8080
-    worker_port: Annotated[int, Meta(description="health and metrics of the worker", ge=0, le=65535)] = 8081
+    worker_port: Annotated[
+        int,
+        Meta(
+            description="health and metrics of the worker; each further one of `workers` has the next hundred (8181, 8281, …)",
+            ge=0,
+            le=65535,
+        ),
+    ] = 8081
     poller_port: Annotated[int, Meta(description="health and metrics of the poller", ge=0, le=65535)] = 8082
     archive_port: Annotated[int, Meta(description="health and metrics of the archive", ge=0, le=65535)] = 8083
     token: Annotated[Ref | None, Meta(description="a machine's bearer token that may do everything, by reference")] = None
@@ -360,6 +367,9 @@ class Settings(Section, frozen=True):
     ] = "embedded"
     store_password: Annotated[Ref | None, Meta(description="the store's password, by reference")] = None
     ray: Annotated[str, Meta(description="`local`, `off`, or the address of a cluster")] = "local"
+    workers: Annotated[
+        int, Meta(description="worker processes that `serve` starts: one a core; more than one read a Kafka only", ge=1, le=64)
+    ] = 1
     group: Annotated[str, Meta(description="consumer group and Faust app", pattern=r"^[A-Za-z0-9._-]{1,200}\Z")] = "orderflow"
     archive: Annotated[bool, Meta(description="write all topics to Parquet")] = True
     archive_gather_s: Annotated[float, Meta(description="how long records wait for others of their file, seconds", ge=0.5, le=3600)] = 10.0
@@ -395,6 +405,18 @@ class Settings(Section, frozen=True):
                 raise _misplaced(f"{name!r} stands here twice", f"sources[{n}].name")
             if topic in topics[:n] or topic in TOPICS:
                 raise _misplaced("this topic is read already: name one of your own, once", f"sources[{n}].topic")
+        if self.workers > 1 and self.log == "embedded":
+            raise _misplaced("the embedded log serves one worker: write 1, or name a Kafka in `log`", "workers")
+        if self.worker_ports[-1] > 65535:
+            raise _misplaced(
+                f"{self.workers} workers, each a hundred ports on, end at {self.worker_ports[-1]}: begin lower", "http.worker_port"
+            )
+
+    @property
+    def worker_ports(self) -> list[int]:
+        """Of the workers that `serve` starts; 0 is any free one."""
+        first = self.http.worker_port
+        return [first and first + 100 * number for number in range(self.workers)]
 
     @property
     def folder(self) -> Path:

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -662,19 +662,35 @@ def pushing(settings: Settings) -> set[str]:
     return {its.name for its, (vendor, _) in zip(settings.accounts, accounts(settings), strict=True) if vendor.scheme and its.secrets}
 
 
-def roles(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
+class Role(NamedTuple):
+    """A process that `serve` keeps running."""
+
+    command: tuple[str, ...]  # of run.py
+    port: int  # of its health and metrics; 0: any free one
+    field: str  # whence the port is
+
+
+def roles(settings: Settings, environment: Mapping[str, str]) -> list[Role]:
     """What `serve` starts. Raises SettingsError."""
-    asked = any(client.by_time or client.can(TRACKING) for client in clients(settings, environment))
-    return ("worker", "gateway", *(("archive",) if settings.archive else ()), *(("poller",) if asked else ()))
+    http = settings.http
+    first, *further = settings.worker_ports
+    found = [Role(("worker",), first, "http.worker_port")]
+    for number, port in enumerate(further, start=2):
+        found.append(Role(("worker", "--port", str(port)), port, f"http.worker_port of worker {number}"))
+    found.append(Role(("gateway",), http.port, "http.port"))
+    if settings.archive:
+        found.append(Role(("archive",), http.archive_port, "http.archive_port"))
+    if any(client.by_time or client.can(TRACKING) for client in clients(settings, environment)):
+        found.append(Role(("poller",), http.poller_port, "http.poller_port"))
+    return found
 
 
-def own_ports(settings: Settings, names: Iterable[str]) -> None:
-    """Raises SettingsError where two roles that run on one machine have one port; 0 is any free one."""
+def own_ports(its: Iterable[Role]) -> None:
+    """Raises SettingsError where two roles that run on one machine have one port."""
     taken: dict[int, str] = {}
-    for field in ("port" if name == "gateway" else f"{name}_port" for name in names):
-        port = getattr(settings.http, field)
-        if port and (other := taken.setdefault(port, field)) != field:
-            raise SettingsError(f"http.{field}: {port} is http.{other} as well: give each role a port of its own")
+    for role in its:
+        if role.port and (other := taken.setdefault(role.port, role.field)) != role.field:
+            raise SettingsError(f"{role.field}: {role.port} is {other} as well: give each role a port of its own")
 
 
 def people(settings: Settings, environment: Mapping[str, str]) -> People:
@@ -1112,13 +1128,13 @@ async def keep_asking(store: Store, log_: Log, settings: Settings, why: list[str
 
 
 async def serve(settings: Settings, config: Path | None, environment: Mapping[str, str]) -> int:
-    """Worker, gateway and perhaps archive and poller as processes, started again when one fails; until SIGTERM, or until it is given up."""
+    """Workers, gateway and perhaps archive and poller as processes, each started again when it fails, until SIGTERM or it is given up."""
     stopping = await heard(stop_signal)
-    names = roles(settings, environment)
-    own_ports(settings, names)
+    its = roles(settings, environment)
+    own_ports(its)
     async with store_of(settings):
-        running: dict[str, asyncio.subprocess.Process] = {}
-        kept = [asyncio.create_task(keep(name, config, environment, running)) for name in names]
+        running: dict[tuple[str, ...], asyncio.subprocess.Process] = {}
+        kept = [asyncio.create_task(keep(role.command, config, environment, running)) for role in its]
         await asyncio.wait([stopping, *kept], return_when=asyncio.FIRST_COMPLETED)
         codes = [task.result() for task in kept if task.done()]
         for task in kept:
@@ -1128,10 +1144,10 @@ async def serve(settings: Settings, config: Path | None, environment: Mapping[st
 
 
 async def keep(
-    name: str,
+    command: tuple[str, ...],
     config: Path | None,
     environment: Mapping[str, str],
-    running: MutableMapping[str, asyncio.subprocess.Process],
+    running: MutableMapping[tuple[str, ...], asyncio.subprocess.Process],
     stderr: IO[bytes] | None = None,
 ) -> int:
     """Runs a role and starts it again, after a growing pause, when it fails. Returns its code when it ended well or is given up.
@@ -1142,13 +1158,14 @@ async def keep(
     failures = 0
     while True:
         began = loop.time()
-        running[name] = await role(name, config, environment, stderr=stderr)
-        code = await running[name].wait()
+        name, *arguments = command
+        running[command] = await role(name, config, environment, *arguments, stderr=stderr)
+        code = await running[command].wait()
         failures = 1 if loop.time() - began > STEADY_S else failures + 1
         if code in (0, WRONG_USAGE) or failures > RESTARTS:
             return code
         wait_s = min(0.5 * 2 ** (failures - 1), 30.0)
-        log.error("role failed, starting it again", role=name, code=code, failures=failures, wait_s=wait_s)
+        log.error("role failed, starting it again", role=" ".join(command), code=code, failures=failures, wait_s=wait_s)
         await asyncio.sleep(wait_s)
 
 

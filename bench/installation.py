@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, TypeVar
 
+import click
 import httpx
 import msgspec
 import yaml
@@ -69,6 +70,13 @@ class Plan(msgspec.Struct, frozen=True):
     workers: int = 1
     archive: bool = True
     ray: bool = True
+
+
+def workers_of(log: str, wanted: int | None) -> int:
+    """How many workers a bench starts: one a core of its two, and one only on the embedded log. Raises click.UsageError."""
+    if log == "embedded" and (wanted or 1) > 1:
+        raise click.UsageError("the embedded log has one worker process: leave --workers away, or take --log kafka")
+    return wanted or (1 if log == "embedded" else 2)
 
 
 class Installation:

@@ -1,7 +1,7 @@
 """How long from a fact's append to its committed status, at a steady pace, and how much of a core does the worker take?
 
 The whole pipeline as in `pipeline.py`: real log, `appendfsync always`, Ray, all lanes, effects in observe; on Kafka with two
-workers, one a core, on the embedded log with one (`--log embedded --workers 1`). A feeder appends facts at their times (what is due
+workers, one a core, on the embedded log with one. A feeder appends facts at their times (what is due
 as soon as the append before is acknowledged; they are made before, so that making them costs nothing here). The log's timestamp
 of a record is the time of its append; the worker looks at the clock when the commit of its turn was acknowledged by the store, for
 each record of turns of up to 256, for larger ones at their ends: resolution 1 ms, on bins 2 % wide. The paces take turns, round by
@@ -32,7 +32,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
-from bench.installation import KAFKA, Installation, Plan, installation, to_its_end
+from bench.installation import KAFKA, Installation, Plan, installation, to_its_end, workers_of
 from bench.machine import machine, speed, versions
 from bench.pipeline import shop_of
 from connectors.fake_shop import FakeShop
@@ -171,7 +171,7 @@ def medians(rows: list[Row]) -> dict[int, float]:
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--log", "log_", type=click.Choice(["kafka", "embedded"]), default="kafka", show_default=True)
 @click.option("--kafka", type=click.Path(path_type=Path), default=KAFKA, help="folder with the script `kafka` and its libs")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 8))
+@click.option("--workers", type=click.IntRange(1, 8), help="[default: 2, on the embedded log 1]")
 @click.option("--archive/--no-archive", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="one object on the last line")
 def main(
@@ -183,11 +183,11 @@ def main(
     partitions: int,
     log_: str,
     kafka: Path,
-    workers: int,
+    workers: int | None,
     archive: bool,
     as_json: bool,
 ) -> None:
-    plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers, archive=archive)
+    plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers_of(log_, workers), archive=archive)
     try:
         rows = to_its_end(measure(plan, [int(rate) for rate in rates.split(",")], seconds, warm_up, rounds, seed))
     except wire.Failed as error:

@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import wire
-from bench.installation import KAFKA, Installation, Plan, installation, stage_rows, to_its_end
+from bench.installation import KAFKA, Installation, Plan, installation, stage_rows, to_its_end, workers_of
 from bench.machine import NOTHING, Usage, machine, speed, versions
 from connectors.fake_shop import FakeShop
 from connectors.store import LaneId
@@ -313,10 +313,7 @@ def report(plan: Plan, runs: list[Run], console: Console) -> None:
 def main(
     orders: int, seed: int, workers: int | None, partitions: int, log_: str, kafka: Path, archive: bool, ray: bool, runs: int, as_json: bool
 ) -> None:
-    workers = workers or (1 if log_ == "embedded" else 2)
-    if log_ == "embedded" and workers > 1:
-        raise click.UsageError("the embedded log has one worker process")
-    plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers, archive=archive, ray=ray)
+    plan = Plan(log=log_, kafka=kafka, partitions=partitions, workers=workers_of(log_, workers), archive=archive, ray=ray)
     console = Console(stderr=True)
     try:
         made = [to_its_end(measure(plan, orders, seed, console)) for _ in range(runs)]

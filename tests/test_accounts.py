@@ -146,12 +146,13 @@ def test_an_account_is_asked_where_it_has_credentials(monkeypatch: pytest.Monkey
     assert (first.base, second.base) == ("https://api.example", "http://127.0.0.1:1")
     assert first.account.credentials["token"].reveal() == "of-the-api" and first.account.options == {"zone": "1"}
     assert [inlet.source for inlet in wire.inlets(asked, environment)] == ["a"] and wire.pushing(asked) == {"a"}
-    assert wire.roles(asked, environment) == ("worker", "gateway", "archive", "poller")
+    assert [role.command for role in wire.roles(asked, environment)] == [("worker",), ("gateway",), ("archive",), ("poller",)]
     assert wire.watched(asked, wire.inlets(asked, environment))["a"].silent_after_s == 7200.0
 
 
 def test_without_anything_to_ask_there_is_no_poller() -> None:
-    assert wire.roles(Settings(accounts=(Account(name="c", vendor="polled"),)), {}) == ("worker", "gateway", "archive")
+    found = wire.roles(Settings(accounts=(Account(name="c", vendor="polled"),)), {})
+    assert [role.command for role in found] == [("worker",), ("gateway",), ("archive",)]
 
 
 @pytest.mark.parametrize(

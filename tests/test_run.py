@@ -254,8 +254,11 @@ def test_two_roles_that_serve_starts_on_one_port_are_named_and_others_are_nobody
     shutil.copytree(laid_out, place / "data")
     said = say("--config", configured(place, http={"port": 9000, "worker_port": 9000}), "serve")
     assert said.code == 2 and "http.port: 9000 is http.worker_port as well" in said.err
-    wire.own_ports(settings.load(Path(configured(place, http={"port": 8083}))), ("worker", "gateway"))  # no archive runs here
-    wire.own_ports(settings.load(Path(configured(place, http={"port": 0, "worker_port": 0}))), ("worker", "gateway"))
+    for free in ({"port": 8083}, {"port": 0, "worker_port": 0}):  # no archive runs here
+        wire.own_ports(wire.roles(settings.load(Path(configured(place, http=free))), {}))
+    three = settings.load(Path(configured(place, log="kafka://127.0.0.1:1", workers=3, http={"port": 8281})))
+    with pytest.raises(settings.SettingsError, match=r"http\.port: 8281 is http\.worker_port of worker 3 as well"):
+        wire.own_ports(wire.roles(three, {}))
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(say: Say, place: Path) -> None:

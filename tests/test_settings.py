@@ -49,6 +49,11 @@ def test_without_a_file_everything_is_its_default_and_an_empty_file_says_the_sam
         ("sources:\n- {name: own, topic: facts}\n", "orderflow.yaml:2: sources[0].topic: this topic is read already"),
         ("sources:\n- {name: a, topic: t}\n- {name: b, topic: t}\n", "orderflow.yaml:3: sources[1].topic: this topic is read already"),
         ("sources:\n- {name: a, topic: t}\n- {name: a, topic: u}\n", "orderflow.yaml:3: sources[1].name: 'a' stands here twice"),
+        ("workers: 2\n", "orderflow.yaml:1: workers: the embedded log serves one worker: write 1, or name a Kafka in `log`"),
+        (
+            "log: kafka://127.0.0.1:9092\nworkers: 3\nhttp: {worker_port: 65400}\n",
+            "orderflow.yaml:3: http.worker_port: 3 workers, each a hundred ports on, end at 65600: begin lower",
+        ),
         ("sources:\n- {name: a, topic: ''}\n", "orderflow.yaml:2: sources[0].topic: Expected `str` matching regex"),
         (
             "shop: lumi\nmodel:\n  approve_below: 0.95\n  decline_above: 0.9\n",

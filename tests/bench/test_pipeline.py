@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from bench import latency, pipeline
-from bench.installation import Plan, stage_rows
+from bench.installation import Plan, stage_rows, workers_of
 from bench.machine import NOTHING, folder_bytes, machine, speed, usage, usages, versions
 from connectors.fake_shop import FakeShop
 from meter import Latencies
@@ -72,9 +72,11 @@ def test_a_run_whose_facts_were_done_before_it_began_has_no_figures(monkeypatch:
     assert (answer.exit_code, "take more --orders" in answer.output) == (1, True)
 
 
-def test_the_embedded_log_is_not_measured_with_two_workers() -> None:
-    answer = CliRunner().invoke(pipeline.main, ["--log", "embedded", "--workers", "2"])
+@pytest.mark.parametrize("bench", [pipeline, latency])
+def test_the_embedded_log_is_not_measured_with_two_workers(bench: Any) -> None:
+    answer = CliRunner().invoke(bench.main, ["--log", "embedded", "--workers", "2"])
     assert (answer.exit_code, "one worker process" in answer.output) == (2, True)
+    assert (workers_of("embedded", None), workers_of("kafka", None), workers_of("kafka", 3)) == (1, 2, 3)
 
 
 def test_a_kafka_that_is_not_there_is_named(tmp_path: Path) -> None:

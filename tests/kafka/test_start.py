@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.request import urlopen
 from zlib import crc32
 
 import pytest
@@ -74,6 +78,44 @@ async def test_init_says_what_three_replicas_need(empty_kafka: Kafka, tmp_path: 
     assert refused.returncode == 1
     assert "3 brokers are needed, or `replicated: false`" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+async def test_serve_starts_as_many_workers_as_wanted_and_they_share_the_partitions(empty_kafka: Kafka, tmp_path: Path) -> None:
+    async with installation(tmp_path / "i", empty_kafka.bootstrap) as its:
+        first = free_port_with(100)
+        configure(its, workers=2, http={"port": 0, "worker_port": first})
+    line = [sys.executable, str(RUN), "--config", str(its.config), "serve"]
+    with (tmp_path / "said").open("wb") as said:
+        serving = await asyncio.create_subprocess_exec(*line, stderr=said, env=its.environment | ENVIRONMENT)
+    try:
+        lanes: list[set[str]] = [set(), set()]
+        async with asyncio.timeout(60):
+            while not all(lanes) or sum(map(len, lanes)) != 4:
+                await asyncio.sleep(0.2)
+                assert serving.returncode is None, (tmp_path / "said").read_text()
+                lanes = [await asyncio.to_thread(lanes_of, first + further) for further in (0, 100)]
+        assert lanes[0].isdisjoint(lanes[1])
+    finally:
+        serving.terminate()
+        assert await serving.wait() == 0, (tmp_path / "said").read_text()
+
+
+def free_port_with(further: int) -> int:
+    """A port that is free together with the one so much higher."""
+    for port in range(31_000, 32_000):
+        with socket.socket() as one, socket.socket() as two, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            two.bind(("127.0.0.1", port + further))
+            return port
+    raise AssertionError("no two ports are free")
+
+
+def lanes_of(port: int) -> set[str]:
+    """Partitions of `facts` that the worker behind this port has; none while it is not ready."""
+    if readiness(port)[0] != 200:
+        return set()
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return set(re.findall(r'orderflow_consumer_lag_seconds{partition="(\d+)",topic="facts"}', answer.read().decode()))
 
 
 async def test_what_another_partitioner_puts_elsewhere_is_parked_and_replayed_to_where_it_belongs(
