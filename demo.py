@@ -248,8 +248,8 @@ async def installation(
             async with wire.store_of(settings) as store, wire.opened(wire.log_of(settings)) as log:
                 await wire.lay_out(settings, store, log)
                 (folder / "received.jsonl").touch()
-                running: dict[tuple[str, ...], asyncio.subprocess.Process] = {}
-                kept = [asyncio.create_task(wire.keep((name,), config, environment, running, roles_log)) for name in ROLES]
+                running: dict[str, asyncio.subprocess.Process] = {}
+                kept = [asyncio.create_task(wire.keep(name, [name], config, environment, running, roles_log)) for name in ROLES]
                 try:
                     given_up = partial(_any_done, [*kept, stopping])
                     await _until(partial(_ready, folder / "stats.json"), "the worker", given_up, folder)

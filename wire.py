@@ -665,6 +665,7 @@ def pushing(settings: Settings) -> set[str]:
 class Role(NamedTuple):
     """A process that `serve` keeps running."""
 
+    name: str  # no two have one
     command: tuple[str, ...]  # of run.py
     port: int  # of its health and metrics; 0: any free one
     field: str  # whence the port is
@@ -674,23 +675,23 @@ def roles(settings: Settings, environment: Mapping[str, str]) -> list[Role]:
     """What `serve` starts. Raises SettingsError."""
     http = settings.http
     first, *further = settings.worker_ports
-    found = [Role(("worker",), first, "http.worker_port")]
+    found = [Role("worker", ("worker",), first, "http.worker_port")]
     for number, port in enumerate(further, start=2):
-        found.append(Role(("worker", "--port", str(port)), port, f"http.worker_port of worker {number}"))
-    found.append(Role(("gateway",), http.port, "http.port"))
+        found.append(Role(f"worker {number}", ("worker", "--port", str(port)), port, f"http.worker_port of worker {number}"))
+    found.append(Role("gateway", ("gateway",), http.port, "http.port"))
     if settings.archive:
-        found.append(Role(("archive",), http.archive_port, "http.archive_port"))
+        found.append(Role("archive", ("archive",), http.archive_port, "http.archive_port"))
     if any(client.by_time or client.can(TRACKING) for client in clients(settings, environment)):
-        found.append(Role(("poller",), http.poller_port, "http.poller_port"))
+        found.append(Role("poller", ("poller",), http.poller_port, "http.poller_port"))
     return found
 
 
 def own_ports(its: Iterable[Role]) -> None:
     """Raises SettingsError where two roles that run on one machine have one port."""
     taken: dict[int, str] = {}
-    for role in its:
-        if role.port and (other := taken.setdefault(role.port, role.field)) != role.field:
-            raise SettingsError(f"{role.field}: {role.port} is {other} as well: give each role a port of its own")
+    for one in its:
+        if one.port and (other := taken.setdefault(one.port, one.field)) != one.field:
+            raise SettingsError(f"{one.field}: {one.port} is {other} as well: give each role a port of its own")
 
 
 def people(settings: Settings, environment: Mapping[str, str]) -> People:
@@ -1133,8 +1134,8 @@ async def serve(settings: Settings, config: Path | None, environment: Mapping[st
     its = roles(settings, environment)
     own_ports(its)
     async with store_of(settings):
-        running: dict[tuple[str, ...], asyncio.subprocess.Process] = {}
-        kept = [asyncio.create_task(keep(role.command, config, environment, running)) for role in its]
+        running: dict[str, asyncio.subprocess.Process] = {}
+        kept = [asyncio.create_task(keep(one.name, one.command, config, environment, running)) for one in its]
         await asyncio.wait([stopping, *kept], return_when=asyncio.FIRST_COMPLETED)
         codes = [task.result() for task in kept if task.done()]
         for task in kept:
@@ -1144,28 +1145,28 @@ async def serve(settings: Settings, config: Path | None, environment: Mapping[st
 
 
 async def keep(
-    command: tuple[str, ...],
+    name: str,
+    command: Sequence[str],
     config: Path | None,
     environment: Mapping[str, str],
-    running: MutableMapping[tuple[str, ...], asyncio.subprocess.Process],
+    running: MutableMapping[str, asyncio.subprocess.Process],
     stderr: IO[bytes] | None = None,
 ) -> int:
     """Runs a role and starts it again, after a growing pause, when it fails. Returns its code when it ended well or is given up.
 
-    `running` shows the process of now, for whoever ends it; cancel this first.
+    `running` shows the process of now under `name`, for whoever ends it; cancel this first.
     """
     loop = asyncio.get_running_loop()
     failures = 0
     while True:
         began = loop.time()
-        name, *arguments = command
-        running[command] = await role(name, config, environment, *arguments, stderr=stderr)
-        code = await running[command].wait()
+        running[name] = await role(command[0], config, environment, *command[1:], stderr=stderr)
+        code = await running[name].wait()
         failures = 1 if loop.time() - began > STEADY_S else failures + 1
         if code in (0, WRONG_USAGE) or failures > RESTARTS:
             return code
         wait_s = min(0.5 * 2 ** (failures - 1), 30.0)
-        log.error("role failed, starting it again", role=" ".join(command), code=code, failures=failures, wait_s=wait_s)
+        log.error("role failed, starting it again", role=name, code=code, failures=failures, wait_s=wait_s)
         await asyncio.sleep(wait_s)
 
 

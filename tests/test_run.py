@@ -257,6 +257,8 @@ def test_two_roles_that_serve_starts_on_one_port_are_named_and_others_are_nobody
     for free in ({"port": 8083}, {"port": 0, "worker_port": 0}):  # no archive runs here
         wire.own_ports(wire.roles(settings.load(Path(configured(place, http=free))), {}))
     three = settings.load(Path(configured(place, log="kafka://127.0.0.1:1", workers=3, http={"port": 8281})))
+    workers = [role.command for role in wire.roles(three, {}) if role.command[0] == "worker"]
+    assert workers == [("worker",), ("worker", "--port", "8181"), ("worker", "--port", "8281")]
     with pytest.raises(settings.SettingsError, match=r"http\.port: 8281 is http\.worker_port of worker 3 as well"):
         wire.own_ports(wire.roles(three, {}))
 

@@ -223,6 +223,6 @@ async def test_a_failed_role_is_started_again_but_not_for_ever(
     monkeypatch.setattr(wire, "role", role)
     monkeypatch.setattr(asyncio, "sleep", sleep)
     running: dict[str, Any] = {}
-    assert await wire.keep(("worker",), None, {}, running) == last
-    assert len(codes) - len(left) == runs and running["worker",].returncode == last
+    assert await wire.keep("worker", ["worker"], None, {}, running) == last
+    assert len(codes) - len(left) == runs and running["worker"].returncode == last
     assert pauses == sorted(pauses) and all(0 < pause <= 30 for pause in pauses), "each pause is longer than the one before"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,34 +78,26 @@ async def test_init_says_what_three_replicas_need(empty_kafka: Kafka, tmp_path: 
     assert "Traceback" not in refused.stderr
 
 
-async def test_serve_starts_as_many_workers_as_wanted_and_they_share_the_partitions(empty_kafka: Kafka, tmp_path: Path) -> None:
+async def test_serve_starts_as_many_workers_as_wanted_which_share_the_partitions_and_end_with_it(
+    empty_kafka: Kafka, tmp_path: Path
+) -> None:
     async with installation(tmp_path / "i", empty_kafka.bootstrap) as its:
-        first = free_port_with(100)
-        configure(its, workers=2, http={"port": 0, "worker_port": first})
+        configure(its, workers=3, http={"port": 0, "worker_port": 0})
     line = [sys.executable, str(RUN), "--config", str(its.config), "serve"]
-    with (tmp_path / "said").open("wb") as said:
+    with (its.folder / "workers.log").open("ab") as said:
         serving = await asyncio.create_subprocess_exec(*line, stderr=said, env=its.environment | ENVIRONMENT)
     try:
-        lanes: list[set[str]] = [set(), set()]
+        lanes: list[set[str]] = []
         async with asyncio.timeout(60):
-            while not all(lanes) or sum(map(len, lanes)) != 4:
+            while len(lanes) < 3 or not all(lanes) or sum(map(len, lanes)) != 4:
                 await asyncio.sleep(0.2)
-                assert serving.returncode is None, (tmp_path / "said").read_text()
-                lanes = [await asyncio.to_thread(lanes_of, first + further) for further in (0, 100)]
-        assert lanes[0].isdisjoint(lanes[1])
+                assert serving.returncode is None, (its.folder / "workers.log").read_text()
+                lanes = [await asyncio.to_thread(lanes_of, port) for port in its.ports()]
+        assert set.union(*lanes) == {"0", "1", "2", "3"}
     finally:
         serving.terminate()
-        assert await serving.wait() == 0, (tmp_path / "said").read_text()
-
-
-def free_port_with(further: int) -> int:
-    """A port that is free together with the one so much higher."""
-    for port in range(31_000, 32_000):
-        with socket.socket() as one, socket.socket() as two, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            two.bind(("127.0.0.1", port + further))
-            return port
-    raise AssertionError("no two ports are free")
+        assert await serving.wait() == 0, (its.folder / "workers.log").read_text()
+    assert [readiness(port) for port in its.ports()] == [(0, {})] * 3, "all have ended"
 
 
 def lanes_of(port: int) -> set[str]:
